@@ -1,0 +1,290 @@
+"""One frozen settings tree: defaults < YAML < environment < command line.
+
+Every number has its unit and bounds here and nowhere else. Unknown keys are errors.
+Lengths of time are counted in bars of the data's interval; limits are fractions (0.02, never 2.0).
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dpa.errors import ConfigError
+
+ENV_PREFIX = "DPA__"  # DPA__MODEL__WINDOW=60 sets model.window
+
+
+class Frozen(BaseModel):
+    """Base of every settings section: immutable, unknown keys refused, no NaN or infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(Frozen):
+    """What is read, and which names may be traded on each date."""
+
+    path: str | None = Field(
+        None, description="wide or long CSV/Parquet file, or a directory of shards; none: sample"
+    )
+    calendar: str = Field("XNYS", description="exchange_calendars code of the venue")
+    interval: str | None = Field(None, description="bar length such as 5m, 1h, 1d; none: inferred")
+    stamps: Literal["close", "start"] = Field(
+        "close", description="whether time stamps of intraday bars mark their close or their start"
+    )
+    time_zone: str = Field("America/New_York", description="time zone of naive time stamps")
+    start: str | None = Field(None, description="first date used, inclusive (YYYY-MM-DD)")
+    end: str | None = Field(None, description="last date used, inclusive (YYYY-MM-DD)")
+    names: tuple[str, ...] | None = Field(None, description="only these names; none: all")
+    dollar_volume_path: str | None = Field(
+        None, description="wide file of traded value per bar, USD, for liquidity and impact"
+    )
+    min_history_bars: int = Field(
+        0, ge=0, description="bars a name must have traded before it may be held"
+    )
+    min_dollar_volume: float = Field(
+        0.0, ge=0, description="least median traded value per bar over the look-back, USD"
+    )
+    top_by_dollar_volume: int | None = Field(
+        None, ge=1, description="keep only this many most liquid names on each date"
+    )
+    liquidity_lookback_bars: int = Field(
+        63, ge=1, description="bars of the rolling median of traded value"
+    )
+
+
+class ClusterConfig(Frozen):
+    """The differentiable cluster model: one instance is one point of the grid."""
+
+    features: Literal["returns", "price_path"] = Field(
+        "returns", description="what a name's unit vector is made of"
+    )
+    centroids: Literal["comovement", "shape"] = Field(
+        "comovement", description="centroids that follow their members, or fixed learnable shapes"
+    )
+    window: int = Field(60, ge=5, le=5000, description="bars in a name's unit vector")
+    n_clusters: int = Field(10, ge=1, le=500, description="number of clusters")
+    similarity_threshold: float = Field(
+        0.5, ge=-1, le=1, description="cosine below which a name is an outlier (start value)"
+    )
+    gate_sharpness: float = Field(20.0, gt=0, description="slope of the outlier gate, per cosine")
+    temperature: float = Field(
+        0.1, gt=0, le=10, description="softmax temperature of the assignments (start value)"
+    )
+    unroll_steps: int = Field(
+        1, ge=0, le=10, description="soft spherical k-means steps per bar (comovement)"
+    )
+    reseed_bars: int = Field(
+        63, ge=1, description="bars between k-means++ challenges of the tracked clusters"
+    )
+    signal_window: int | None = Field(
+        None, ge=5, description="bars of residual history behind the s-score; none: window"
+    )
+    entry_threshold: float = Field(
+        1.25, gt=0, description="|s| above which a position opens (start value)"
+    )
+    stop_threshold: float = Field(
+        4.0, gt=0, description="|s| above which a position is given up (start value)"
+    )
+    signal_scale: float = Field(
+        1.0, gt=0, description="k of the direction -tanh(k s) (start value)"
+    )
+    band_sharpness: float = Field(10.0, gt=0, description="slope of the band-pass edges, per s")
+    max_age: int | None = Field(30, ge=1, description="bars a position may live; none: no limit")
+    age_sharpness: float = Field(4.0, gt=0, description="slope of the age gate, per bar")
+    position_unit: float = Field(
+        0.02, gt=0, le=1, description="weight of a full signal, fraction of NAV"
+    )
+    name_cap: float = Field(
+        0.05, gt=0, le=1, description="most weight of one name, fraction of NAV"
+    )
+    max_leverage: float = Field(1.0, gt=0, le=10, description="most gross exposure, times NAV")
+    dollar_neutral: bool = Field(True, description="long and short weights sum to zero")
+    learn: bool = Field(True, description="train the parameters; off: the start values are kept")
+    learn_lag_weights: bool = Field(
+        True, description="learn the weight of each lag of the window (comovement)"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.stop_threshold <= self.entry_threshold:
+            raise ValueError(
+                f"stop_threshold {self.stop_threshold} must exceed "
+                f"entry_threshold {self.entry_threshold}"
+            )
+        return self
+
+    @property
+    def residual_bars(self) -> int:
+        """Bars of residual history behind the s-score."""
+        return self.signal_window or self.window
+
+    @property
+    def context_bars(self) -> int:
+        """Bars needed before the first bar that can carry a signal."""
+        return self.window + self.residual_bars
+
+
+class TrainingConfig(Frozen):
+    """How one fold is trained."""
+
+    mode: Literal["soft", "anneal"] = Field(
+        "soft", description="train and trade soft; or anneal to hard decisions and trade hard"
+    )
+    epochs: int = Field(30, ge=1, le=10000, description="most passes over a fold")
+    patience: int = Field(
+        8, ge=1, description="epochs without a better validation loss before stopping"
+    )
+    learning_rate: float = Field(0.03, gt=0, le=1, description="Adam step size")
+    validation_fraction: float = Field(
+        0.25, ge=0, lt=0.9, description="tail of the training window kept for early stopping"
+    )
+    turnover_budget: float = Field(
+        0.5, ge=0, description="turnover per bar free of penalty, fraction of NAV"
+    )
+    turnover_penalty: float = Field(
+        0.1, ge=0, description="annual Sharpe given up per unit of turnover above the budget"
+    )
+    leverage_penalty: float = Field(
+        1.0, ge=0, description="weight of mean relu(gross - max_leverage)^2"
+    )
+    gradient_clip: float = Field(1.0, gt=0, description="largest gradient norm of one step")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="root of every random number")
+
+
+class WalkForwardConfig(Frozen):
+    """How history is cut into training and test windows."""
+
+    train_bars: int = Field(252, ge=10, description="bars in a training window")
+    test_bars: int = Field(63, ge=1, description="bars in a test window, and the slide")
+    embargo_bars: int = Field(
+        0, ge=0, description="bars dropped between training and test beyond the purge"
+    )
+    execution_lag: int = Field(
+        1, ge=1, le=100, description="bars between a signal and its first return"
+    )
+    min_test_bars: int = Field(5, ge=1, description="a last window with fewer test bars is dropped")
+
+
+class CostConfig(Frozen):
+    """What trading costs; one object serves loss, backtest, sizing and fills."""
+
+    half_spread_bps: float = Field(
+        4.0, ge=0, le=1000, description="half the quoted spread, bps of traded value"
+    )
+    commission_bps: float = Field(1.0, ge=0, le=1000, description="commission, bps of traded value")
+    impact_coefficient: float = Field(
+        1.0, ge=0, le=100, description="k of k*sigma_day*sqrt(q/ADV); needs dollar volume"
+    )
+    borrow_bps_per_year: float = Field(
+        50.0, ge=0, le=100000, description="fee on short value, bps per year"
+    )
+    nav_usd: float = Field(
+        10_000_000.0, gt=0, description="NAV that turns weights into USD for impact"
+    )
+    delisting_return: float = Field(
+        0.0, ge=-1, le=1, description="return booked when a held name stops trading for good"
+    )
+
+
+class Settings(Frozen):
+    """The whole tree."""
+
+    data: DataConfig = DataConfig()
+    model: ClusterConfig = ClusterConfig()
+    training: TrainingConfig = TrainingConfig()
+    walk_forward: WalkForwardConfig = WalkForwardConfig()
+    costs: CostConfig = CostConfig()
+
+
+def _one_line(error: ValidationError, origin: str) -> ConfigError:
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "settings"
+    if first["type"] == "extra_forbidden":
+        return ConfigError(
+            f"{origin}: unknown key {field!r}", "see 'dpa config schema' for the keys there are"
+        )
+    seen = first.get("input")
+    shown = "" if isinstance(seen, (dict, BaseModel)) else f" (got {seen!r})"
+    return ConfigError(f"{origin}: {field}: {first['msg']}{shown}", "correct that value")
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML mapping from `path`; a :class:`ConfigError` that names the file otherwise."""
+    try:
+        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as e:
+        raise ConfigError(f"{path}: cannot be read ({e.strerror})", "check the path") from e
+    except yaml.YAMLError as e:
+        where = getattr(e, "problem_mark", None)
+        line = f" line {where.line + 1}" if where else ""
+        raise ConfigError(f"{path}:{line} is not valid YAML", "mend that line") from e
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path}: holds a {type(loaded).__name__}", "it must be a mapping")
+    return loaded
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Deep merge of mappings; later layers win."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            below = merged.get(key)
+            nested = isinstance(value, Mapping) and isinstance(below, Mapping)
+            merged[key] = merge(below, value) if nested else value  # type: ignore[arg-type]
+    return merged
+
+
+def environment_layer(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Settings from variables such as ``DPA__MODEL__WINDOW=60``; values are read as YAML."""
+    layer: dict[str, Any] = {}
+    for name, text in environ.items():
+        if name.startswith(ENV_PREFIX):
+            *sections, key = name.removeprefix(ENV_PREFIX).lower().split("__")
+            value: Any = yaml.safe_load(text)
+            for section in [key, *reversed(sections)]:
+                value = {section: value}
+            layer = merge(layer, value)
+    return layer
+
+
+def load_settings(
+    path: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Settings from defaults < YAML file < environment < `overrides`.
+
+    Parameters
+    ----------
+    path : str or Path, optional
+        YAML file with any part of the tree.
+    overrides : mapping, optional
+        Nested mapping of what the command line gave, ``{"model": {"window": 60}}``.
+    environ : mapping, optional
+        Environment to read ``DPA__SECTION__FIELD`` from; the process environment when absent.
+
+    Raises
+    ------
+    ConfigError
+        Naming the layer, the field, the value seen and the cure.
+    """
+    file_layer = read_yaml(path) if path is not None else {}
+    env_layer = environment_layer(os.environ if environ is None else environ)
+    layers = [
+        (str(path), file_layer),
+        ("environment", env_layer),
+        ("command line", overrides or {}),
+    ]
+    merged: dict[str, Any] = {}
+    for origin, layer in layers:
+        merged = merge(merged, layer)
+        try:
+            settings = Settings.model_validate(merged)
+        except ValidationError as e:
+            raise _one_line(e, origin) from e
+    return settings
