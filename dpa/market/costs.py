@@ -1,11 +1,11 @@
 """What trading costs. One object serves loss, backtest, sizing and fills."""
 
-from typing import Any, TypeVar
+from typing import Any
 
 from dpa.config import CostConfig
 
 BPS = 1e-4
-Array = TypeVar("Array", bound=Any)  # numpy array or torch tensor: only operators are used
+Array = Any  # numpy array or torch tensor: only operators are used
 
 
 class CostModel:

@@ -144,10 +144,9 @@ def concat(panels: Sequence[Panel]) -> Panel:
         raise DataError("panels to be joined differ in names, interval or calendar")
     volumes = [p.dollar_volume for p in panels]
     known = [v for v in volumes if v is not None]
+    times = pd.DatetimeIndex(pd.Index(first.times).append([p.times for p in panels[1:]]))
     return Panel(
-        pd.DatetimeIndex(np.concatenate([p.times.asi8 for p in panels])).tz_localize("UTC")
-        if len({p.times.unit for p in panels}) > 1
-        else panels[0].times.append([p.times for p in panels[1:]]),
+        times,
         first.names,
         np.concatenate([p.prices for p in panels]),
         np.concatenate([p.mask for p in panels]),
