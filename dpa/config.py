@@ -275,12 +275,15 @@ def load_settings(
     """
     file_layer = read_yaml(path) if path is not None else {}
     env_layer = environment_layer(os.environ if environ is None else environ)
-    layers = [
-        (str(path), file_layer),
-        ("environment", env_layer),
-        ("command line", overrides or {}),
-    ]
+    return settings_from_layers(
+        (str(path), file_layer), ("environment", env_layer), ("command line", overrides or {})
+    )
+
+
+def settings_from_layers(*layers: tuple[str, Mapping[str, Any]]) -> Settings:
+    """Settings from (origin, nested mapping) pairs; later ones win, errors name the origin."""
     merged: dict[str, Any] = {}
+    settings = Settings()
     for origin, layer in layers:
         merged = merge(merged, layer)
         try:
