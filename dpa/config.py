@@ -245,7 +245,10 @@ def environment_layer(environ: Mapping[str, str]) -> dict[str, Any]:
     for name, text in environ.items():
         if name.startswith(ENV_PREFIX):
             *sections, key = name.removeprefix(ENV_PREFIX).lower().split("__")
-            value: Any = yaml.safe_load(text)
+            try:
+                value: Any = yaml.safe_load(text)
+            except yaml.YAMLError as e:
+                raise ConfigError(f"environment: {name}={text!r} is not YAML", "mend it") from e
             for section in [key, *reversed(sections)]:
                 value = {section: value}
             layer = merge(layer, value)

@@ -1,0 +1,409 @@
+"""Run identity and the directory of a run: fingerprints, manifest, lock, promotion.
+
+Everything about a run is on disk, so a run can be resumed, reported on and compared by any
+process that sees the directory.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+import dpa
+from dpa.clock import Clock
+from dpa.config import Frozen, Settings
+from dpa.errors import RunError
+from dpa.options import typed
+
+LIBRARIES = ("numpy", "pandas", "pyarrow", "ray", "safetensors", "scikit-learn", "scipy", "torch")
+LONGEST_TRIAL_ID = 150  # characters; a file name holds 255 bytes on common file systems
+Status = Literal["running", "interrupted", "complete"]
+
+
+def stable_hash(value: Any) -> str:
+    """Hexadecimal SHA-256 of `value` as canonical JSON: the same on every machine."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def code_hash() -> str:
+    """Hexadecimal SHA-256 of the package's own source files, paths included."""
+    root = Path(dpa.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the installed libraries that can change a number."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def trial_seed(settings: Settings) -> int:
+    """Seed of a trial: a function of its parameters and of the root seed, nothing else.
+
+    Data and costs are left out, so the same point under other costs starts from the same
+    random numbers.
+    """
+    named = settings.model_dump(mode="json", include={"model", "training", "walk_forward"})
+    return int(stable_hash(named)[:8], 16) % (2**31)
+
+
+def seeded(settings: Settings) -> Settings:
+    """`settings` of a grid point with the root seed replaced by the trial's own seed."""
+    training = settings.training.model_copy(update={"seed": trial_seed(settings)})
+    return settings.model_copy(update={"training": training})
+
+
+def trial_id(parameters: Mapping[str, Any]) -> str:
+    """File-name-safe name of a grid point: ``window-30_n_clusters-5_similarity_threshold-0.3``.
+
+    A point without parameters is called ``default``; a name too long for a file system is cut
+    and ends in a hash of the whole.
+    """
+    parts = [f"{name}-{typed(value)}" for name, value in parameters.items()]
+    name = re.sub(r"[^A-Za-z0-9._-]", "~", "_".join(parts)) or "default"
+    if len(name) <= LONGEST_TRIAL_ID:
+        return name
+    return f"{name[: LONGEST_TRIAL_ID - 9]}_{stable_hash(dict(parameters))[:8]}"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` so that a reader, or a crash, sees the old file or the new one, never half."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+class DataDescription(Frozen):
+    """What the run read."""
+
+    source: str = Field(description="file or directory as given; 'sample' for the sample")
+    fingerprint: str = Field(description="hash of the bars themselves")
+    shards: str = Field(description="directory of the shards that were streamed")
+    n_bars: int
+    names: tuple[str, ...]
+    interval: str
+    calendar: str
+    first_bar: datetime
+    last_bar: datetime
+
+
+class FoldRecord(Frozen):
+    """One fold; bar numbers with exclusive stops, and times of its first and last test bar."""
+
+    index: int
+    train_start: int
+    train_stop: int
+    test_start: int
+    test_stop: int
+    partial: bool
+    first_test: datetime
+    last_test: datetime
+
+
+class Manifest(Frozen):
+    """Everything that names a run."""
+
+    schema_version: Literal[1] = 1
+    run_id: str
+    created_at: datetime
+    status: Status
+    settings: Settings
+    axes: dict[str, tuple[Any, ...]]
+    data: DataDescription
+    code_version: str
+    code_hash: str
+    libraries: dict[str, str]
+    folds: tuple[FoldRecord, ...]
+    n_trials: int
+    baselines: tuple[str, ...] = ()
+
+    def fingerprint(self) -> str:
+        """Hash of settings, axes, data, code and libraries: equal inputs, equal fingerprint."""
+        return run_fingerprint(self.settings, self.axes, self.data.fingerprint)
+
+
+def run_fingerprint(
+    settings: Settings, axes: Mapping[str, tuple[Any, ...]], data_fingerprint: str
+) -> str:
+    """Hash of what determines a run's numbers: settings, axes, data, code, library versions."""
+    return stable_hash(
+        {
+            "settings": settings.model_dump(mode="json"),
+            "axes": {name: list(values) for name, values in axes.items()},
+            "data": data_fingerprint,
+            "code": code_hash(),
+            "libraries": library_versions(),
+        }
+    )
+
+
+def new_manifest(
+    settings: Settings,
+    axes: Mapping[str, tuple[Any, ...]],
+    data: DataDescription,
+    folds: tuple[FoldRecord, ...],
+    n_trials: int,
+    baselines: tuple[str, ...],
+    clock: Clock,
+) -> Manifest:
+    """Manifest of a run that starts now; its id is ``<UTC time>-<fingerprint>``, time-ordered."""
+    created = clock.now()
+    fingerprint = run_fingerprint(settings, axes, data.fingerprint)
+    return Manifest(
+        run_id=f"{created:%Y%m%d-%H%M%S}-{fingerprint[:8]}",
+        created_at=created,
+        status="running",
+        settings=settings,
+        axes=dict(axes),
+        data=data,
+        code_version=dpa.__version__,
+        code_hash=code_hash(),
+        libraries=library_versions(),
+        folds=folds,
+        n_trials=n_trials,
+        baselines=baselines,
+    )
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The files of one run; see docs/architecture.md for the layout."""
+
+    path: Path
+
+    @property
+    def manifest_path(self) -> Path:
+        """manifest.json."""
+        return self.path / "manifest.json"
+
+    @property
+    def results_csv(self) -> Path:
+        """One row a trial."""
+        return self.path / "grid_search_results.csv"
+
+    @property
+    def baselines_csv(self) -> Path:
+        """One row a baseline, the columns of the grid's table."""
+        return self.path / "baselines.csv"
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.path / "report.html"
+
+    @property
+    def best(self) -> Path:
+        """The promoted model."""
+        return self.path / "best"
+
+    @property
+    def tune(self) -> Path:
+        """Ray Tune's own storage, TensorBoard files included."""
+        return self.path / "tune"
+
+    def trial(self, name: str) -> Path:
+        """Directory of the trial called `name`."""
+        return self.path / "trials" / name
+
+    def baseline(self, name: str) -> Path:
+        """Directory of the baseline called `name`."""
+        return self.path / "baselines" / name
+
+    @classmethod
+    def create(cls, storage: Path, manifest: Manifest) -> "RunDirectory":
+        """A new directory under `storage` with its manifest.
+
+        Raises
+        ------
+        RunError
+            When `storage` cannot be written, or holds that run already.
+        """
+        run = cls(storage / manifest.run_id)
+        try:
+            storage.mkdir(parents=True, exist_ok=True)
+            run.path.mkdir()
+            run.write_manifest(manifest)
+        except FileExistsError as e:
+            raise RunError(f"{run.path} exists already", "wait a second and start again") from e
+        except OSError as e:
+            raise storage_error(storage, e) from e
+        return run
+
+    def read_manifest(self) -> Manifest:
+        """The manifest; :class:`RunError` when it is missing, damaged or of another schema."""
+        try:
+            text = self.manifest_path.read_text(encoding="utf-8")
+        except OSError as e:
+            raise RunError(
+                f"{self.manifest_path}: cannot be read ({e.strerror})",
+                "give the directory of a run, see 'dpa runs list'",
+            ) from e
+        try:
+            return Manifest.model_validate_json(text)
+        except ValidationError as e:
+            first = e.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise RunError(
+                f"{self.manifest_path}: {field}: {first['msg']}",
+                "the run was written by another version of dpa, or the file was changed",
+            ) from e
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Replace the manifest atomically."""
+        write_atomically(self.manifest_path, manifest.model_dump_json(indent=2) + "\n")
+
+    def set_status(self, status: Status) -> Manifest:
+        """Change the manifest's status; the new manifest."""
+        manifest = self.read_manifest().model_copy(update={"status": status})
+        self.write_manifest(manifest)
+        return manifest
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for one driver; released by the system even when that is killed.
+
+        Raises
+        ------
+        RunError
+            When another process holds the run.
+        """
+        with open(self.path / ".lock", "w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as e:
+                raise RunError(
+                    f"{self.path} is being written by another process", "wait for it, or stop it"
+                ) from e
+            yield
+
+    def status(self) -> Status:
+        """The manifest's status; a run left "running" by a killed driver counts as interrupted."""
+        status = self.read_manifest().status
+        if status != "running":
+            return status
+        try:
+            with self.lock():
+                return "interrupted"
+        except RunError:
+            return "running"
+
+    def trial_names(self) -> list[str]:
+        """Names of the trials that have a directory, sorted."""
+        folder = self.path / "trials"
+        return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+
+
+def storage_error(storage: Path, error: OSError) -> RunError:
+    """The error for a storage path that cannot be written."""
+    return RunError(
+        f"--storage {storage}: cannot be written ({error.strerror or error})",
+        "give a directory you may write to",
+    )
+
+
+def check_storage(storage: Path) -> None:
+    """Prove that a run could be written under `storage`, leaving nothing behind.
+
+    Raises
+    ------
+    RunError
+        When no file can be created there.
+    """
+    nearest = storage
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as e:
+        raise storage_error(storage, e) from e
+
+
+def list_runs(storage: Path) -> list[RunDirectory]:
+    """Runs under `storage`, newest last; directories without a manifest are left out."""
+    if not storage.is_dir():
+        return []
+    found = (RunDirectory(path) for path in sorted(storage.iterdir()))
+    return [run for run in found if run.manifest_path.is_file()]
+
+
+def find_run(reference: str, storage: Path) -> RunDirectory:
+    """The run that `reference` names: a path, an id, the start of one id, or ``latest``.
+
+    Raises
+    ------
+    RunError
+        When there is no such run, or several.
+    """
+    if (Path(reference) / "manifest.json").is_file():
+        return RunDirectory(Path(reference).resolve())
+    runs = list_runs(storage)
+    if reference == "latest" and runs:
+        return runs[-1]
+    matching = [run for run in runs if run.path.name.startswith(reference)]
+    if len(matching) == 1:
+        return matching[0]
+    what = "several runs match" if matching else "no run is called"
+    raise RunError(f"{what} {reference!r} under {storage}", "see 'dpa runs list'")
+
+
+def promote(run: RunDirectory, name: str, clock: Clock) -> Path:
+    """Make the last model of the trial called `name` the run's promoted one.
+
+    Returns
+    -------
+    Path
+        ``best/``: the model, and promoted.json with where it came from.
+
+    Raises
+    ------
+    RunError
+        When the trial has no model.
+    """
+    source = run.trial(name) / "checkpoint"
+    if not source.is_dir():
+        known = ", ".join(run.trial_names()[:5])
+        raise RunError(
+            f"{run.path.name}: trial {name!r} has no model", f"give a finished trial ({known} ...)"
+        )
+    staging = Path(tempfile.mkdtemp(dir=run.path, prefix=".best."))
+    shutil.copytree(source, staging, dirs_exist_ok=True)
+    origin = {"run_id": run.path.name, "trial_id": name, "promoted_at": clock.now().isoformat()}
+    write_atomically(staging / "promoted.json", json.dumps(origin, indent=2) + "\n")
+    staging.chmod(0o755)
+    if run.best.exists():
+        shutil.rmtree(run.best)
+    staging.rename(run.best)
+    return run.best
