@@ -1,0 +1,77 @@
+# Two commands do everything on a fresh machine: `make grid` and `make test`.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+EXTRAS ?= sample
+PYTHON ?= python3
+ARGS ?=
+PIP_FLAGS ?=
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
+INSTALLED_DEV := $(VENV)/.installed-sample-dev
+comma := ,
+
+# The first interpreter that is new enough: the one asked for, else what the machine has.
+define FIND_PYTHON
+for candidate in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
+  if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+    found="$$candidate"; break; \
+  fi; \
+done; \
+if [ -z "$${found:-}" ]; then \
+  echo "dpa needs Python 3.11 or newer; found $$($(PYTHON) --version 2>&1 | tail -n 1);" \
+    "install one, or name it: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; \
+  exit 2; \
+fi
+endef
+
+.PHONY: help install grid test bench constraints clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@echo 'Variables: PYTHON=python3.12  EXTRAS=sample,aws  ARGS="flags of tune/grid.py"  PIP_FLAGS="flags of pip"'
+
+$(BIN)/python:
+	@$(FIND_PYTHON); \
+	echo "creating $(VENV) with $$("$$found" --version)"; \
+	"$$found" -m venv $(VENV) || { \
+	  rm -rf $(VENV); \
+	  echo "the venv module is missing; on Debian or Ubuntu: sudo apt-get install python3-venv" >&2; \
+	  exit 2; \
+	}
+
+# A stamp for each set of extras: nothing is installed twice until the requirements change.
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing dpa[$(subst -,$(comma),$*)] into $(VENV) (a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) \
+	  --constraint constraints.txt --editable '.[$(subst -,$(comma),$*)]'
+	@touch $@
+
+install: $(INSTALLED) ## a virtual environment with dpa in it (EXTRAS=sample,aws for more)
+
+grid: $(INSTALLED) ## install, then walk-forward-train the grid on the packaged sample
+	@$(BIN)/python tune/grid.py $(ARGS)
+
+test: $(INSTALLED_DEV) ## install, then ruff, mypy, import-linter and pytest
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest --ignore=tests/benchmarks $(ARGS)
+
+bench: $(INSTALLED_DEV) ## the measured comparisons of tests/benchmarks
+	$(BIN)/python -m pytest tests/benchmarks -s $(ARGS)
+
+constraints: $(INSTALLED_DEV) ## write down the versions installed in the virtual environment
+	@{ sed '/^[^#]/,$$d' constraints.txt; \
+	  $(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+[a-z0-9.]+$$//'; } > constraints.new
+	@mv constraints.new constraints.txt && touch $(VENV)/.installed-*
+
+clean: ## remove the virtual environment and every cache; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+	  .import_linter_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +
