@@ -1,0 +1,161 @@
+"""Stage 7: what training minimises, and what it counts as profit."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from dpa.config import TrainingConfig
+from dpa.market.costs import CostModel
+from dpa.market.panel import Floats, Panel
+
+IMPACT_BARS = 63  # bars behind volatility and ADV in the loss, as in the backtest
+TINY_TRADE = 1e-9  # fraction of NAV: keeps the gradient of a square root finite at no trade
+VOLATILITY_FLOOR = 1e-4  # per bar: keeps the Sharpe of an (almost) flat book near zero
+
+
+@dataclass(frozen=True)
+class Profit:
+    """Profit per bar of a path of target weights, as training sees it.
+
+    Attributes
+    ----------
+    net, gross : Tensors (n_bars,)
+        Simple return per bar, fraction of NAV, after and before costs. The return of bar t is
+        earned by the weights decided `execution_lag` bars earlier; its trades are those made at
+        the close of bar t - execution_lag, so cost and position start together.
+    turnover : Tensor (n_bars,)
+        Sum of absolute trades from drifted holdings, fraction of NAV.
+    """
+
+    net: Tensor
+    gross: Tensor
+    turnover: Tensor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the market did in a stretch: constants of the loss, float32, axes (n_bars, n_assets).
+
+    Attributes
+    ----------
+    returns : simple return per bar, 0 where unknown
+    sigma_day, adv : daily volatility (fraction) and average daily traded value (USD), or None;
+        past-only; 0 and 1 where unknown, which makes impact 0
+    years : (n_bars,) calendar years since the bar before
+    """
+
+    returns: Tensor
+    sigma_day: Tensor | None
+    adv: Tensor | None
+    years: Tensor
+
+
+def make_outcome(
+    panel: Panel,
+    bars_per_year: float,
+    bars_per_session: float = 1.0,
+    device: torch.device | str = "cpu",
+) -> Outcome:
+    """Outcome of a panel.
+
+    Parameters
+    ----------
+    panel : Panel
+        With traded value, impact enters the loss: volatility and ADV are means over the
+        IMPACT_BARS bars before each bar.
+    bars_per_year, bars_per_session : float
+        From the calendar.
+    device : torch device
+    """
+    raw = panel.returns()
+    single = {"dtype": torch.float32, "device": device}
+
+    def tensor(values: Floats) -> Tensor:
+        return torch.from_numpy(values).to(**single)  # type: ignore[call-overload,no-any-return]
+
+    returns = tensor(np.nan_to_num(raw, nan=0.0))
+    years = torch.full((panel.n_bars,), 1.0 / bars_per_year, device=device)
+    if panel.dollar_volume is None:
+        return Outcome(returns, None, None, years)
+    past = {"window": IMPACT_BARS, "min_periods": IMPACT_BARS // 3}
+    sigma = pd.DataFrame(raw).rolling(**past).std().shift(1).to_numpy() * bars_per_session**0.5
+    volume = pd.DataFrame(panel.dollar_volume)
+    adv = volume.rolling(**past).mean().shift(1).to_numpy() * bars_per_session
+    known = np.isfinite(sigma) & np.isfinite(adv) & (adv > 0)
+    return Outcome(
+        returns, tensor(np.where(known, sigma, 0.0)), tensor(np.where(known, adv, 1.0)), years
+    )
+
+
+def profit(weights: Tensor, outcome: Outcome, costs: CostModel, execution_lag: int) -> Profit:
+    """Profit of target weights, bar by bar.
+
+    Parameters
+    ----------
+    weights : Tensor (n_bars, n_assets)
+        Target decided at each bar's close, signed fraction of NAV.
+    outcome : Outcome
+        Of the same bars.
+    costs : CostModel
+    execution_lag : int
+        Bars between a signal and its first return, >= 1.
+
+    Returns
+    -------
+    Profit
+    """
+    held = torch.cat([weights.new_zeros(execution_lag, weights.shape[1]), weights[:-execution_lag]])
+    contribution = held * outcome.returns
+    gross = contribution.sum(1)
+    before = torch.cat([weights.new_zeros(1, weights.shape[1]), held[:-1]])
+    growth = torch.cat([outcome.returns[:1] * 0.0, outcome.returns[:-1]])
+    drifted = before * (1.0 + growth)
+    portfolio = 1.0 + (before * growth).sum(1, keepdim=True)
+    trades = held - drifted / portfolio
+    cost = costs.spread(trades).sum(1) + costs.commission(trades).sum(1)
+    cost = cost + costs.borrow(held, outcome.years.unsqueeze(1)).sum(1)
+    if outcome.sigma_day is not None and outcome.adv is not None:
+        cost = cost + costs.impact(trades.abs() + TINY_TRADE, outcome.sigma_day, outcome.adv).sum(1)
+    return Profit(gross - cost, gross, trades.abs().sum(1))
+
+
+def annual_sharpe(returns: Tensor, bars_per_year: float) -> Tensor:
+    """Annualised Sharpe ratio of per-bar returns, with a floor under the volatility."""
+    deviation = returns.std(correction=0) + VOLATILITY_FLOOR
+    sharpe: Tensor = returns.mean() / deviation * bars_per_year**0.5
+    return sharpe
+
+
+def training_loss(
+    result: Profit,
+    wanted_gross: Tensor,
+    max_leverage: float,
+    training: TrainingConfig,
+    bars_per_year: float,
+) -> Tensor:
+    """``-annual net Sharpe + turnover over budget + leverage over the limit squared``.
+
+    Parameters
+    ----------
+    result : Profit
+        Of the training bars only.
+    wanted_gross : Tensor (n_bars,)
+        Gross exposure before projection, times NAV.
+    max_leverage : float
+        Times NAV.
+    training : TrainingConfig
+        Penalties; see there for units.
+    bars_per_year : float
+        From the calendar.
+    """
+    sharpe = annual_sharpe(result.net, bars_per_year)
+    excess_turnover = torch.relu(result.turnover.mean() - training.turnover_budget)
+    excess_leverage = torch.relu(wanted_gross - max_leverage).square().mean()
+    return (
+        -sharpe
+        + training.turnover_penalty * excess_turnover
+        + training.leverage_penalty * excess_leverage
+    )

@@ -1,0 +1,287 @@
+"""The differentiable cluster model: from a stretch of history to target weights, end to end."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from dpa.cluster.assignment import Comovement, assign, shape_similarity, tracked_membership
+from dpa.cluster.consensus import leave_one_out_consensus
+from dpa.cluster.features import Features, make_features
+from dpa.cluster.signal import age_gate, band_pass, s_score
+from dpa.cluster.sizing import project
+from dpa.cluster.tracker import ABSENT, ClusterTracker, Labels, best_of_restarts
+from dpa.config import ClusterConfig
+from dpa.errors import ConfigError
+from dpa.market.panel import Panel
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the model reads of a stretch of history; nothing in it depends on the parameters.
+
+    Attributes
+    ----------
+    features : Features
+        Of n_bars bars.
+    labels : int64 Tensor (n_rows, n_assets), optional
+        Tracked clusters of bars ``first_bar`` and later (comovement only).
+    """
+
+    features: Features
+    labels: Tensor | None
+
+    def until(self, n_bars: int) -> "Inputs":
+        """The first `n_bars` bars."""
+        f = self.features
+        cut = Features(
+            f.kind,
+            f.window,
+            f.series[:n_bars],
+            f.valid[:n_bars],
+            f.mean[:n_bars],
+            f.scale[:n_bars],
+            f.newest[:n_bars],
+        )
+        rows = max(0, n_bars - f.first_bar)
+        return Inputs(cut, None if self.labels is None else self.labels[:rows])
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """Every stage's result, axes (n_bars, n_assets) unless said otherwise; 0 before warm-up.
+
+    Attributes
+    ----------
+    weights : target weight decided at each bar's close, signed fraction of NAV
+    wanted_gross : (n_bars,) gross exposure before the leverage projection, times NAV
+    score : s-score of the residual
+    ready : bool, whether there is a score
+    active : band-pass times gate, before the age mask, in [0, 1]
+    gate : outlier gate, in [0, 1]
+    age : age of the position, bars
+    assignment : (n_rows, n_clusters, n_assets), rows are bars ``window - 1`` and later
+    """
+
+    weights: Tensor
+    wanted_gross: Tensor
+    score: Tensor
+    ready: Tensor
+    active: Tensor
+    gate: Tensor
+    age: Tensor
+    assignment: Tensor
+
+    def clusters(self, valid: Tensor) -> Labels:
+        """Most likely cluster (n_bars, n_assets) int16; -1 where gated out (gate < 1/2)."""
+        n_bars = self.gate.shape[0]
+        out = np.full(self.gate.shape, ABSENT, np.int16)
+        nearest = self.assignment.argmax(1).to(torch.int16)
+        inside = (self.gate >= 0.5) & valid
+        rows = self.assignment.shape[0]
+        kept = torch.where(inside[n_bars - rows :], nearest, torch.full_like(nearest, ABSENT))
+        out[n_bars - rows :] = kept.cpu().numpy()
+        return out
+
+
+def inverse_softplus(value: float) -> float:
+    """The x with ``softplus(x) = value``, for ``value > 0``."""
+    return value + math.log(-math.expm1(-value))
+
+
+class ClusterModel(nn.Module):
+    """Stages 1 to 6 of the method, with everything learnable declared in one place.
+
+    Learnable: temperature, similarity threshold, entry and stop threshold, signal scale, and
+    either the lag weights (``comovement``) or the K shapes themselves (``shape``). Positive ones
+    go through softplus; the stop is the entry plus something positive.
+
+    Parameters
+    ----------
+    config : ClusterConfig
+        One point of the grid.
+    seed : int
+        Root of the tracker's and the seeding's random numbers.
+    """
+
+    def __init__(self, config: ClusterConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.seed = seed
+        self.sharpening = 1.0  # above 1 while annealing towards hard decisions
+        self.hard = False
+        scalar = {
+            "raw_temperature": inverse_softplus(config.temperature),
+            "similarity_threshold": config.similarity_threshold,
+            "raw_entry": inverse_softplus(config.entry_threshold),
+            "raw_band": inverse_softplus(config.stop_threshold - config.entry_threshold),
+            "raw_scale": inverse_softplus(config.signal_scale),
+        }
+        for name, value in scalar.items():
+            self.register_parameter(name, nn.Parameter(torch.tensor(value)))
+        self.raw_lags = nn.Parameter(
+            torch.full((config.window,), inverse_softplus(1.0)),
+            requires_grad=config.centroids == "comovement" and config.learn_lag_weights,
+        )
+        self.shapes = nn.Parameter(
+            torch.zeros(config.n_clusters, config.window),
+            requires_grad=config.centroids == "shape",
+        )
+        self.tracker = ClusterTracker(config.n_clusters, seed, config.reseed_bars)
+        if not config.learn:
+            self.requires_grad_(False)
+
+    raw_temperature: Tensor
+    similarity_threshold: Tensor
+    raw_entry: Tensor
+    raw_band: Tensor
+    raw_scale: Tensor
+
+    @property
+    def temperature(self) -> Tensor:
+        """Softmax temperature of the assignments, in units of cosine."""
+        return softplus(self.raw_temperature) / self.sharpening
+
+    @property
+    def entry(self) -> Tensor:
+        """|s| above which a position opens."""
+        return softplus(self.raw_entry)
+
+    @property
+    def stop(self) -> Tensor:
+        """|s| above which a position is given up; always above the entry."""
+        return self.entry + softplus(self.raw_band)
+
+    @property
+    def scale(self) -> Tensor:
+        """k of the direction ``-tanh(k s)``."""
+        return softplus(self.raw_scale)
+
+    @property
+    def lag_weights(self) -> Tensor:
+        """Weight of each lag of the window, (window,), newest last, summing to 1."""
+        positive = softplus(self.raw_lags)
+        return positive / positive.sum()
+
+    def learned(self) -> dict[str, float]:
+        """Current values of the scalar parameters, by the names of the settings."""
+        return {
+            "entry_threshold": float(self.entry.detach()),
+            "stop_threshold": float(self.stop.detach()),
+            "signal_scale": float(self.scale.detach()),
+            "temperature": float(softplus(self.raw_temperature).detach()),
+            "similarity_threshold": float(self.similarity_threshold.detach()),
+        }
+
+    def seed_shapes(self, features: Features, until_bar: int) -> None:
+        """Start the shapes from spherical k-means on windows of the training stretch only.
+
+        Parameters
+        ----------
+        features : Features
+        until_bar : int
+            First bar that must not be looked at.
+        """
+        generator = np.random.default_rng([self.seed, 1])
+        bars = np.arange(features.first_bar, until_bar, max(1, features.window // 4))
+        vectors = [features.unit_vectors(int(bar))[features.valid[int(bar)]] for bar in bars]
+        pool = torch.cat(vectors) if vectors else features.series.new_zeros(0, features.window)
+        if pool.shape[0] < self.config.n_clusters:
+            raise ConfigError(
+                f"model.n_clusters: {self.config.n_clusters} clusters but only {pool.shape[0]} "
+                "whole windows in the first training window",
+                "use fewer clusters, a shorter window or more names",
+            )
+        if pool.shape[0] > 4000:
+            pool = pool[torch.from_numpy(generator.choice(pool.shape[0], 4000, replace=False))]
+        _, centroids, _ = best_of_restarts(pool, self.config.n_clusters, generator, 4)
+        with torch.no_grad():
+            self.shapes.copy_(centroids)
+
+    def prepare(self, panel: Panel, known: Labels | None = None) -> Inputs:
+        """Inputs of a stretch of history.
+
+        Parameters
+        ----------
+        panel : Panel
+            Bars in order; the first `window - 1` can carry no feature.
+        known : int16 ndarray (n_known, n_assets), optional
+            Tracked labels already made for the first bars with a whole window; the tracker goes
+            on from there. Without it the tracker starts at the first whole window.
+
+        Returns
+        -------
+        Inputs
+        """
+        device = self.raw_entry.device
+        features = make_features(panel, self.config.features, self.config.window, device)
+        if self.config.centroids == "shape":
+            return Inputs(features, None)
+        first = features.first_bar
+        if known is None:
+            known = np.empty((0, panel.n_assets), np.int16)
+        fresh = self.tracker.extend(features, first + len(known))
+        labels = np.concatenate([known, fresh]).astype(np.int64)
+        return Inputs(features, torch.from_numpy(labels).to(device))
+
+    def similarity(self, inputs: Inputs) -> Tensor:
+        """Cosine (n_rows, n_clusters, n_assets) of each name with each cluster."""
+        features, config = inputs.features, self.config
+        if config.centroids == "shape" or inputs.labels is None:
+            return shape_similarity(self.shapes, features)
+        lags = self.lag_weights if self.raw_lags.requires_grad or self._lags_moved() else None
+        space = Comovement(features, lags)
+        valid = features.valid[features.first_bar :].to(features.series.dtype)
+        membership = tracked_membership(inputs.labels, config.n_clusters, valid.dtype)
+        similarity = space.similarity(space.centroids(membership))
+        for _ in range(config.unroll_steps):
+            q, gate = self._assign(similarity, valid)
+            similarity = space.similarity(space.centroids(q * gate.unsqueeze(1)))
+        return similarity
+
+    def _lags_moved(self) -> bool:
+        return bool((self.raw_lags != self.raw_lags[0]).any())
+
+    def _assign(self, similarity: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        sharpness = self.config.gate_sharpness * self.sharpening
+        threshold = self.similarity_threshold
+        return assign(similarity, valid, self.temperature, threshold, sharpness, self.hard)
+
+    def forward(self, inputs: Inputs) -> ModelOutput:
+        """Weights and every stage before them; see :class:`ModelOutput`."""
+        config, features = self.config, inputs.features
+        first = features.first_bar
+        valid = features.valid[first:]
+        q, gate = self._assign(self.similarity(inputs), valid.to(features.series.dtype))
+        newest = features.newest[first:]
+        consensus, company = leave_one_out_consensus(q, gate, newest)
+        residual = torch.where(valid, newest - consensus, 0.0)
+        score, ready = s_score(
+            residual, valid, config.residual_bars, cumulative=features.kind == "returns"
+        )
+        sharp = config.band_sharpness * self.sharpening
+        inside = band_pass(score, self.entry, self.stop, sharp, self.hard)
+        active = inside * gate * ready
+        age, young = age_gate(
+            active, score, config.max_age, config.age_sharpness * self.sharpening, self.hard
+        )
+        direction = -torch.tanh(self.scale * score)
+        raw = config.position_unit * direction * active * young * company
+        weights, wanted_gross = project(
+            raw, config.name_cap, config.max_leverage, config.dollar_neutral
+        )
+        before = features.series.new_zeros(first, features.series.shape[1])
+        flags = torch.zeros_like(before, dtype=torch.bool)
+        return ModelOutput(
+            weights=torch.cat([before, weights]),
+            wanted_gross=torch.cat([before.new_zeros(first), wanted_gross]),
+            score=torch.cat([before, score]),
+            ready=torch.cat([flags, ready]),
+            active=torch.cat([before, active]),
+            gate=torch.cat([before, gate]),
+            age=torch.cat([before, age]),
+            assignment=q,
+        )
