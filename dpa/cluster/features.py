@@ -82,10 +82,7 @@ def _log_series(panel: Panel, kind: str) -> Floats:
     if not len(logs):
         return logs
     first = np.isfinite(logs).argmax(axis=0)
-    relative: np.ndarray[tuple[int, int], np.dtype[np.float64]] = (
-        logs - logs[first, np.arange(logs.shape[1])]
-    return relative
-    )
+    relative: Floats = logs - logs[first, np.arange(logs.shape[1])]
     return relative
 
 
