@@ -103,6 +103,9 @@ class ClusterConfig(Frozen):
     max_leverage: float = Field(1.0, gt=0, le=10, description="most gross exposure, times NAV")
     dollar_neutral: bool = Field(True, description="long and short weights sum to zero")
     learn: bool = Field(True, description="train the parameters; off: the start values are kept")
+    learn_thresholds: bool = Field(
+        True, description="learn temperature, similarity, entry and stop thresholds, signal scale"
+    )
     learn_lag_weights: bool = Field(
         True, description="learn the weight of each lag of the window (comovement)"
     )

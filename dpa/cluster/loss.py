@@ -80,10 +80,11 @@ def make_outcome(
     years = torch.full((panel.n_bars,), 1.0 / bars_per_year, device=device)
     if panel.dollar_volume is None:
         return Outcome(returns, None, None, years)
-    past = {"window": IMPACT_BARS, "min_periods": IMPACT_BARS // 3}
-    sigma = pd.DataFrame(raw).rolling(**past).std().shift(1).to_numpy() * bars_per_session**0.5
-    volume = pd.DataFrame(panel.dollar_volume)
-    adv = volume.rolling(**past).mean().shift(1).to_numpy() * bars_per_session
+    least = IMPACT_BARS // 3
+    past_returns = pd.DataFrame(raw).rolling(IMPACT_BARS, min_periods=least)
+    past_volume = pd.DataFrame(panel.dollar_volume).rolling(IMPACT_BARS, min_periods=least)
+    sigma = past_returns.std().shift(1).to_numpy() * bars_per_session**0.5
+    adv = past_volume.mean().shift(1).to_numpy() * bars_per_session
     known = np.isfinite(sigma) & np.isfinite(adv) & (adv > 0)
     return Outcome(
         returns, tensor(np.where(known, sigma, 0.0)), tensor(np.where(known, adv, 1.0)), years

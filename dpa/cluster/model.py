@@ -121,7 +121,8 @@ class ClusterModel(nn.Module):
             "raw_scale": inverse_softplus(config.signal_scale),
         }
         for name, value in scalar.items():
-            self.register_parameter(name, nn.Parameter(torch.tensor(value)))
+            start = torch.tensor(value)
+            self.register_parameter(name, nn.Parameter(start, config.learn_thresholds))
         self.raw_lags = nn.Parameter(
             torch.full((config.window,), inverse_softplus(1.0)),
             requires_grad=config.centroids == "comovement" and config.learn_lag_weights,
