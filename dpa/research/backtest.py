@@ -158,20 +158,20 @@ class _Book:
         self.holdings = values / _solvent(1.0 + gross - borrow)
         return gross, borrow
 
-    def trade(self, target: Floats, allowed: Bools) -> tuple[Floats, Floats]:
-        """Go to `target` where allowed; trades, and (spread, commission, impact), of the NAV."""
+    def trade(self, target: Floats, allowed: Bools, nav: float) -> tuple[Floats, Floats]:
+        """Go to `target` where allowed; trades, and (spread, commission, impact), of `nav`."""
         trades = np.where(allowed, target - self.holdings, 0.0)
         paid = np.array(
             [
                 self.costs.spread(trades).sum(),
                 self.costs.commission(trades).sum(),
-                self._impact(trades),
+                self._impact(trades, nav),
             ]
         )
         self.holdings = np.where(allowed, target, self.holdings) / _solvent(1.0 - paid.sum())
         return trades, paid
 
-    def _impact(self, trades: Floats) -> float:
+    def _impact(self, trades: Floats, nav: float) -> float:
         known = np.isfinite(self.volumes)
         bars = known.sum(axis=0)
         total = np.where(known, self.volumes, 0.0).sum(axis=0)
@@ -180,7 +180,7 @@ class _Book:
             return 0.0
         adv = total[usable] / bars[usable] * self.bars_per_session
         sigma_day = np.sqrt(self.variance[usable] * self.bars_per_session)
-        return float(self.costs.impact(trades[usable], sigma_day, adv, self.nav).sum())
+        return float(self.costs.impact(trades[usable], sigma_day, adv, nav).sum())
 
     def learn(self, prices: Floats, returns: Floats, volumes: Floats | None) -> None:
         """Remember this bar's prices, returns and traded values, for later bars only."""
@@ -332,9 +332,9 @@ def _bar(
 ) -> tuple[Floats, Floats]:
     """One bar: earn, pay borrow, trade. Its row of `RETURN_COLUMNS`, and its trades."""
     gross, borrow = book.earn(returns, gone, years)
-    nav_then = 1.0 + gross - borrow
-    trades, paid = book.trade(order, allowed)
-    spread, commission, impact = paid * nav_then
+    growth = 1.0 + gross - borrow
+    trades, paid = book.trade(order, allowed, book.nav * growth)
+    spread, commission, impact = paid * growth
     net = gross - spread - commission - impact - borrow
     book.nav *= 1.0 + net
     held = book.holdings
