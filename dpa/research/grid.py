@@ -210,4 +210,4 @@ def folds_from(settings: Settings, n_bars: int, first_test: int | None = None) -
     context = settings.model.context_bars
     if first_test is not None:
         context = first_test - settings.walk_forward.train_bars
-    return walk_forward_folds(n_bars, settings.walk_forward, context)
+    return walk_forward_folds(n_bars, settings.walk_forward, context, settings.model.window)

@@ -1,0 +1,145 @@
+"""The Ray session of a grid: start one here, or join a running cluster, and check it first."""
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+import dpa
+from dpa.errors import ClusterUnavailable, RunError
+
+CONNECT_SECONDS = 5.0  # to open a connection to the cluster's port
+JOIN_SECONDS = 30.0  # for a trial connection; ray.init itself would hang for minutes
+CURE = "start it with 'ray up cluster.yaml', check the address, or leave --address out"
+
+
+@contextmanager
+def session(address: str | None, num_cpus: int | None, dashboard: bool) -> Iterator[str]:
+    """A Ray session for the length of the block; yields the address of the dashboard.
+
+    Parameters
+    ----------
+    address : str, optional
+        Running cluster: ``auto`` or ``host:port``; none: start one here.
+    num_cpus : int, optional
+        Cores of the session started here; none: all.
+    dashboard : bool
+        Whether a session started here serves the dashboard; on the loopback interface only.
+
+    Raises
+    ------
+    ClusterUnavailable
+        When the cluster does not answer within seconds.
+    """
+    if address is not None:
+        check_address(address)
+    if ray.is_initialized():  # the caller's session: joined, not ended
+        yield ray.init(ignore_reinit_error=True).dashboard_url or ""
+        return
+    if address is not None:
+        package = str(Path(dpa.__file__).parent)
+        context = ray.init(
+            address=address, log_to_driver=False, runtime_env={"py_modules": [package]}
+        )
+    else:
+        context = ray.init(
+            num_cpus=num_cpus,
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+        )
+    protect_token()
+    try:
+        yield context.dashboard_url or ""
+    finally:
+        ray.shutdown()
+
+
+def check_address(address: str) -> None:
+    """Prove that a Ray cluster answers at `address`; :class:`ClusterUnavailable` otherwise."""
+    if address not in ("auto", "local"):
+        _check_port(address)
+    code = f"import ray; ray.init(address={address!r}, log_to_driver=False)"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=JOIN_SECONDS
+        )
+    except subprocess.TimeoutExpired as e:
+        raise ClusterUnavailable(f"--address {address}: no Ray cluster answers there", CURE) from e
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["no reason given"]
+        raise ClusterUnavailable(f"--address {address}: cannot be joined ({lines[-1]})", CURE)
+
+
+def _check_port(address: str) -> None:
+    if address.startswith("ray://"):
+        raise ClusterUnavailable(
+            f"--address {address}: a grid does not run over Ray Client",
+            "run it on the cluster, with 'ray job submit' or --address auto",
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ClusterUnavailable(
+            f"--address {address}: is not an address", "give auto or host:port"
+        )
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as e:
+        reason = getattr(e, "strerror", None) or str(e)
+        raise ClusterUnavailable(f"--address {address}: cannot be reached ({reason})", CURE) from e
+
+
+def protect_token() -> None:
+    """Make Ray's authentication token readable by its owner only; Ray leaves it to everyone."""
+    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
+    try:
+        if token.is_file() and stat.S_IMODE(token.stat().st_mode) & 0o077:
+            token.chmod(0o600)
+    except OSError:  # another user's file, put there by the administrator: not ours to change
+        return
+
+
+def gpus_per_trial() -> float:
+    """Share of a GPU for each trial, one trial a core: 0 where the cluster has none."""
+    resources = ray.cluster_resources()
+    gpus, cores = resources.get("GPU", 0.0), max(resources.get("CPU", 1.0), 1.0)
+    return min(1.0, gpus / cores)
+
+
+def check_shared(storage: Path) -> None:
+    """Prove that every node of the cluster sees `storage`.
+
+    Raises
+    ------
+    RunError
+        Naming a node that does not.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+    with tempfile.NamedTemporaryFile(dir=storage, prefix=".probe.") as probe:
+        seen = [
+            _sees.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(probe.name)
+            for node in nodes
+        ]
+        for node, here in zip(nodes, ray.get(seen), strict=True):
+            if not here:
+                raise RunError(
+                    f"--storage {storage}: node {node['NodeManagerAddress']} does not see it",
+                    "give a path that all nodes share, such as a network file system",
+                )
+
+
+@ray.remote(num_cpus=0)
+def _sees(path: str) -> bool:
+    return Path(path).exists()
