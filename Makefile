@@ -10,10 +10,10 @@ PYTHON ?= python3
 ARGS ?=
 PIP_FLAGS ?=
 
+comma := ,
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 INSTALLED_DEV := $(VENV)/.installed-sample-dev
-comma := ,
 
 # The first interpreter that is new enough: the one asked for, else what the machine has.
 define FIND_PYTHON

@@ -1,0 +1,216 @@
+"""Commands in the README and docs exist as written, the marked ones run, and links lead somewhere.
+
+A block after the comment ``<!-- run -->`` is run as it stands; the blocks of one page share a
+scratch folder, in order. Everywhere else the command line is parsed by the program it calls.
+"""
+
+import argparse
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from ray.scripts.scripts import cli as ray_cli
+
+from dpa.cli import build_parser
+from dpa.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+RUN_MARK = "<!-- run -->"
+RUN_SECONDS = 280
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+JUDGED = ("dpa", "python", "make", "ray")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block of commands."""
+
+    page: Path
+    line: int
+    run: bool
+    commands: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+
+def blocks_of(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    found = []
+    for fence in FENCE.finditer(text):
+        if fence.group(1) in ("console", "bash"):
+            body = fence.group(2).replace("\\\n", " ")
+            commands = tuple(
+                line.removeprefix("$ ") for line in body.splitlines() if line.startswith("$ ")
+            )
+            before = text[: fence.start()]
+            marked = before.rstrip().endswith(RUN_MARK)
+            found.append(Block(page, before.count("\n") + 1, marked, commands))
+    return found
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+RUN_PAGES = sorted({block.page for block in BLOCKS if block.run})
+
+
+def words_of(command: str) -> Iterator[list[str]]:
+    """The words of each simple command; assignments before it and redirections left out."""
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    words: list[str] = []
+    skip = False
+    for word in [*lexer, ";"]:
+        if skip:
+            skip = False
+        elif word in (";", "|", "&&", "||"):
+            while words and re.match(r"^[A-Za-z_]\w*=", words[0]):
+                words.pop(0)
+            if words:
+                yield words
+            words = []
+        elif word in (">", ">>", "<"):
+            skip = True
+        else:
+            words.append(word)
+
+
+@pytest.fixture(scope="module")
+def grid_parser() -> argparse.ArgumentParser:
+    """The parser of tune/grid.py."""
+    folder = REPOSITORY / "tune"
+    specification = importlib.util.spec_from_file_location("grid_of_docs", folder / "grid.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.path.insert(0, str(folder))
+    sys.modules["grid_of_docs"] = module
+    try:
+        specification.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(folder))
+    parser: argparse.ArgumentParser = module.build_parser()
+    return parser
+
+
+def judge_python(words: list[str], parser: argparse.ArgumentParser) -> None:
+    script = words[1]
+    if script.endswith("tune/grid.py"):
+        parser.parse_args(words[2:])
+    elif script == "-m":
+        assert importlib.util.find_spec(words[2]) is not None
+    else:
+        assert script == "-c", f"no such script: {script}"
+        compile(words[2], "<docs>", "exec")
+
+
+def judge_make(words: list[str]) -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    targets = [word for word in words[1:] if "=" not in word]
+    assert targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), f"no target {target}"
+    for name in (word.partition("=")[0] for word in words[1:] if "=" in word):
+        assert re.search(rf"^{name} \?=", makefile, flags=re.MULTILINE), f"no variable {name}"
+
+
+def judge_ray(words: list[str]) -> list[str]:
+    """Parse a command of Ray with Ray's own parser; what it would run on the cluster."""
+    command: click.Command = ray_cli
+    rest = words[1:]
+    while isinstance(command, click.Group):
+        name, rest = rest[0], rest[1:]
+        command = command.commands[name]
+    options, _, entrypoint = " ".join(map(shlex.quote, rest)).partition(" -- ")
+    inner = shlex.split(entrypoint)
+    command.make_context(words[1], [*shlex.split(options), *inner[:1]])
+    return inner
+
+
+def judge(words: list[str], grid_parser: argparse.ArgumentParser) -> None:
+    judges: dict[str, Callable[[], Any]] = {
+        "dpa": lambda: build_parser().parse_args(words[1:]),
+        "python": lambda: judge_python(words, grid_parser),
+        "make": lambda: judge_make(words),
+        "ray": lambda: judge_ray(words),
+    }
+    inner = judges[words[0]]()
+    if words[0] == "ray" and inner:
+        judge(inner, grid_parser)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_every_command_line_is_one_the_program_accepts(
+    block: Block, grid_parser: argparse.ArgumentParser
+) -> None:
+    for command in block.commands:
+        for words in words_of(command):
+            if words[0] in JUDGED:
+                try:
+                    judge(words, grid_parser)
+                except (UserError, click.ClickException, KeyError) as error:
+                    pytest.fail(f"{block}: {command}\n{error}")
+
+
+def test_blocks_hold_commands() -> None:
+    assert [str(block) for block in BLOCKS if not block.commands] == []
+    assert sum(len(block.commands) for block in BLOCKS) > 30
+
+
+@pytest.mark.timeout(RUN_SECONDS)
+@pytest.mark.parametrize("page", RUN_PAGES, ids=lambda page: page.name)
+def test_marked_commands_run_as_written(page: Path, tmp_path: Path) -> None:
+    (tmp_path / "tune").symlink_to(REPOSITORY / "tune")
+    commands = [command for block in blocks_of(page) if block.run for command in block.commands]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    for command in commands:
+        done = subprocess.run(
+            ["bash", "-e", "-o", "pipefail", "-c", command],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": path, "COLUMNS": "100"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{page.name}: $ {command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_walk_through_is_run() -> None:
+    assert REPOSITORY / "docs" / "getting-started.md" in RUN_PAGES
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Anchors as GitHub makes them of headings."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    plain = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower() for heading in headings]
+    return {re.sub(r"[^\w\- ]", "", heading).strip().replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for link in LINK.findall(text):
+        if re.match(r"^[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), f"{page.name}: {link} is missing"
+        if anchor:
+            assert anchor in anchors_of(target), f"{page.name}: {link} has no such heading"
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (REPOSITORY / "docs" / "index.md").read_text(encoding="utf-8")
+    pages = {page.name for page in PAGES if page.parent.name == "docs"} - {"index.md"}
+    assert pages <= set(LINK.findall(index))
