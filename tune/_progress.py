@@ -43,12 +43,11 @@ class Board:
         self._started = self.clock.elapsed()
         self._before = 0
 
-    def restore(self, ended: Mapping[str, str], sharpe: Mapping[str, float]) -> None:
-        """Count trials that an earlier session of the run has ended."""
+    def restore(self, ended: Mapping[str, str]) -> None:
+        """Count trials that an earlier session of the run has finished."""
         for trial, status in ended.items():
             self.ended[trial] = status
-            self.folds_done[trial] = self.folds[trial] if status == "done" else 0
-        self.sharpe |= sharpe
+            self.folds_done[trial] = self.folds[trial]
         self._before = self.done_folds
 
     def update(self, trial: str, result: Mapping[str, Any]) -> None:
@@ -127,17 +126,17 @@ class ProgressCallback(Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """One fold of one trial is done."""
-        self._take(trial.config["trial_id"], result)
+        self._take(trial.config["point"]["trial_id"], result)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The process of a trial died, and the trial is put back into the queue."""
-        name = self.board.labels[trial.config["trial_id"]]
+        name = self.board.labels[trial.config["point"]["trial_id"]]
         self.console.print(f"trial {name} lost its process; it resumes at the fold it lost")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial is given up after its process died again and again."""
         if trial.status == "ERROR":
-            self._take(trial.config["trial_id"], {"done": True, "status": "failed"})
+            self._take(trial.config["point"]["trial_id"], {"done": True, "status": "failed"})
 
     def _take(self, trial: str, result: Mapping[str, Any]) -> None:
         self.board.update(trial, result)

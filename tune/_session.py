@@ -125,6 +125,7 @@ def check_shared(storage: Path) -> None:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2:
         return
+    storage.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=storage, prefix=".probe.") as probe:
         seen = [
             _sees.options(

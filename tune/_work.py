@@ -1,0 +1,132 @@
+"""Runs what a run still lacks: trials by Ray Tune, the baselines as Ray tasks beside them."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import _trial
+import ray
+from _progress import Board, ProgressCallback, showing
+from _trial import RollingTrial, Work, baseline_task
+from dpa.research.baselines import BASELINES
+from dpa.research.history import History
+from ray import tune
+from ray.exceptions import RayError
+from rich.console import Console
+
+from dpa.clock import Clock
+from dpa.research.grid import Trial, central_trial
+from dpa.research.trials import ERROR, SUMMARY, record_failure
+from dpa.runs import RunDirectory
+
+DEATHS_FORGIVEN = 3  # times the process of one trial may die before the trial is given up
+
+
+def work_through(
+    run: RunDirectory,
+    history: History,
+    trials: Sequence[Trial],
+    console: Console,
+    clock: Clock,
+    gpus: float,
+    reuse_actors: bool,
+) -> None:
+    """Run every trial and baseline of `run` that is not finished.
+
+    Parameters
+    ----------
+    run : RunDirectory
+        Held by the caller.
+    history : History
+        Its shards are streamed once, for all trials.
+    trials : sequence of Trial
+        The whole grid; finished ones are only counted.
+    console, clock
+        Where progress is shown, and what measures the time left.
+    gpus : float
+        Share of a GPU for each trial.
+    reuse_actors : bool
+        Run many trials in one process.
+    """
+    ray.cloudpickle.register_pickle_by_value(_trial)  # workers elsewhere do not have tune/
+    ended = {t.trial_id: "done" for t in trials if (run.trial(t.trial_id) / SUMMARY).is_file()}
+    missing = [trial for trial in trials if trial.trial_id not in ended]
+    waiting = [name for name in BASELINES if not (run.baseline(name) / SUMMARY).is_file()]
+    if not (missing or waiting):
+        return
+    with history.source() as source:
+        work = Work(run, source, history.last_bar, {t.trial_id: t for t in trials})
+        central = central_trial(trials)
+        shared = ray.put(work)
+        answers = {
+            name: baseline_task.remote(name, shared, central.settings, central.folds)
+            for name in waiting
+        }
+        board = Board(
+            {t.trial_id: t.label for t in trials},
+            {t.trial_id: len(t.folds) for t in trials},
+            clock,
+        )
+        board.restore(ended)
+        if missing:
+            with showing(board, console) as callback:
+                record_lost(run, fit(work, missing, callback, gpus, reuse_actors))
+        await_baselines(run, answers, console)
+
+
+def fit(
+    work: Work,
+    trials: Sequence[Trial],
+    callback: ProgressCallback,
+    gpus: float,
+    reuse_actors: bool,
+) -> tune.ResultGrid:
+    """Run `trials` with Ray Tune until each has ended, one way or another."""
+    quieten()
+    points = [{"trial_id": t.trial_id, **t.parameters} for t in trials]
+    storage = work.run.tune
+    storage.mkdir(exist_ok=True)
+    tuner = tune.Tuner(
+        tune.with_parameters(RollingTrial, work=work),
+        param_space={"point": tune.grid_search(points), "gpus_per_trial": gpus},
+        tune_config=tune.TuneConfig(
+            reuse_actors=reuse_actors,
+            trial_dirname_creator=lambda trial: trial.config["point"]["trial_id"],
+        ),
+        run_config=tune.RunConfig(
+            name=f"session-{1 + sum(1 for _ in storage.iterdir()):03d}",
+            storage_path=str(storage),
+            failure_config=tune.FailureConfig(max_failures=DEATHS_FORGIVEN),
+            callbacks=[callback],
+            verbose=0,
+        ),
+    )
+    return tuner.fit()
+
+
+def quieten() -> None:
+    """Leave Ctrl-C to this program, and the terminal to the progress display."""
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+
+
+def record_lost(run: RunDirectory, results: tune.ResultGrid) -> None:
+    """Write the error of every trial that Tune gave up, so that it becomes a row."""
+    for result in results:
+        if result.error is not None and result.config is not None:
+            folder = run.trial(result.config["point"]["trial_id"])
+            if not (folder / SUMMARY).is_file() and not (folder / ERROR).is_file():
+                record_failure(folder, result.error)
+
+
+def await_baselines(run: RunDirectory, answers: Mapping[str, Any], console: Console) -> None:
+    """Wait for the baselines; one that fails is a row, and said."""
+    for name, answer in answers.items():
+        try:
+            error = ray.get(answer)
+        except RayError as lost:
+            record_failure(run.baseline(name), lost)
+            error = str(lost).splitlines()[0]
+        if error is not None:
+            console.print(f"baseline {name} failed: {error}", soft_wrap=True, highlight=False)

@@ -1,0 +1,242 @@
+"""Walk-forward grid search of the cluster model on Ray: ``python tune/grid.py --help``.
+
+Wiring only: which trials there are is dpa.research.grid's, what a trial does is
+dpa.research.rolling's, what a run leaves on disk is dpa.runs'.
+"""
+
+import argparse
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from _session import check_shared, gpus_per_trial, session
+from _work import work_through
+from dpa.research.baselines import BASELINES
+from dpa.research.history import History, open_history, reopen_history
+from rich.console import Console
+
+from dpa.cli import STORAGE, guarded
+from dpa.clock import Clock, SystemClock
+from dpa.config import Settings
+from dpa.errors import ConfigError, RunError
+from dpa.options import OneLineParser, add_settings_options, given_options, read_axes
+from dpa.research.closing import close_run, closing_words
+from dpa.research.grid import Grid, Trial, central_trial, grid_points, load_grid, plan_trials
+from dpa.runs import RunDirectory, check_storage, code_hash, find_run, new_manifest
+
+EXAMPLES = """examples:
+  python tune/grid.py
+  python tune/grid.py --data prices.parquet --start 2008-01-01 --end 2013-12-31
+  python tune/grid.py --window 20,40 --n-clusters 10 --similarity-threshold 0.3,0.5 --epochs 50
+  python tune/grid.py --config grid.yaml --storage /shared/runs --address auto
+  python tune/grid.py --resume latest
+
+grid.yaml may hold any part of the settings, and the axes:
+  data: {path: prices.parquet}
+  grid: {window: [30, 60], max_age: [10, 30, none]}
+"""
+
+
+def build_parser() -> OneLineParser:
+    """The command line of the grid."""
+    parser = OneLineParser(
+        prog="grid.py",
+        description="Walk-forward grid search of the cluster model on Ray. Without --data it runs "
+        "on the embedded sample;\nwithout axes over window 30,60,90 x n_clusters 5,10,20 x "
+        "similarity_threshold 0.3,0.5,0.7.",
+        epilog=EXAMPLES,
+    )
+    run = parser.add_argument_group("the run")
+    run.add_argument(
+        "--resume", metavar="RUN", help="finish an interrupted run: id, directory or 'latest'"
+    )
+    run.add_argument(
+        "--storage",
+        type=Path,
+        default=Path(STORAGE),
+        metavar="PATH",
+        help=f"where runs are kept; on a cluster a path all nodes share [{STORAGE}]",
+    )
+    run.add_argument(
+        "--accept-changed-code",
+        action="store_true",
+        help="resume although dpa was changed since the run began",
+    )
+    cluster = parser.add_argument_group("Ray")
+    cluster.add_argument(
+        "--address",
+        default=os.environ.get("RAY_ADDRESS") or None,
+        help="running cluster: auto or host:port; none: start Ray on this machine",
+    )
+    cluster.add_argument("--num-cpus", type=positive, metavar="N", help="cores used here [all]")
+    cluster.add_argument(
+        "--gpus-per-trial", type=share, metavar="X", help="GPU share of a trial [GPUs / cores]"
+    )
+    cluster.add_argument(
+        "--reuse-actors",
+        action="store_true",
+        help="run many trials in one process: a second or two less for each, but the dashboard "
+        "shows a process by its first trial",
+    )
+    cluster.add_argument(
+        "--no-dashboard", action="store_true", help="start Ray here without its dashboard"
+    )
+    add_settings_options(parser, Settings.model_fields, axes=True)
+    return parser
+
+
+def positive(text: str) -> int:
+    """A whole number above zero."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
+
+
+def share(text: str) -> float:
+    """A number that is not negative."""
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
+    return number
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything checked, nothing written yet; `resumed` is the run to finish, if any."""
+
+    grid: Grid
+    history: History
+    trials: list[Trial]
+    resumed: RunDirectory | None = None
+
+
+def plan_new(arguments: argparse.Namespace) -> Plan:
+    """A new run, from the command line."""
+    grid = load_grid(arguments.config, read_axes(arguments), os.environ)
+    grid_points(grid)  # contradictions before the data is read
+    check_storage(arguments.storage)
+    history = open_history(grid.settings.data)
+    return Plan(grid, history, plan_trials(grid, history.n_bars))
+
+
+def plan_resumed(arguments: argparse.Namespace) -> Plan:
+    """The rest of an interrupted run, from its manifest."""
+    given = ["config"] * bool(arguments.config) + list(given_options(arguments))
+    if given:
+        flag = "--" + given[0].replace("_", "-")
+        raise ConfigError(
+            f"{flag}: a resumed run keeps the settings it began with", f"leave {flag} out"
+        )
+    run = find_run(arguments.resume, arguments.storage)
+    manifest = run.read_manifest()
+    if manifest.code_hash != code_hash() and not arguments.accept_changed_code:
+        raise RunError(
+            f"{run.path.name}: dpa was changed since the run began "
+            f"({manifest.code_version}, sources {manifest.code_hash[:12]})",
+            "start a new run, or give --accept-changed-code to mix the two",
+        )
+    check_storage(run.path)
+    grid = Grid(manifest.settings, manifest.axes)
+    history = reopen_history(manifest.settings.data, manifest.data)
+    return Plan(grid, history, plan_trials(grid, history.n_bars), run)
+
+
+def run_grid(arguments: argparse.Namespace, console: Console, clock: Clock) -> int:
+    """Run or resume a grid; the exit code."""
+    plan = plan_resumed(arguments) if arguments.resume else plan_new(arguments)
+    run = plan.resumed
+    try:
+        with session(arguments.address, arguments.num_cpus, not arguments.no_dashboard) as url:
+            storage = arguments.storage.resolve() if run is None else run.path
+            check_shared(storage)
+            run = run or create_run(plan, storage, clock)
+            with run.lock():
+                run.set_status("running")
+                announce(console, run, plan, url)
+                gpus = arguments.gpus_per_trial
+                work_through(
+                    run,
+                    plan.history,
+                    plan.trials,
+                    console,
+                    clock,
+                    gpus_per_trial() if gpus is None else gpus,
+                    arguments.reuse_actors,
+                )
+    except KeyboardInterrupt:
+        if run is None:
+            raise
+        command = shlex.join(["python", "tune/grid.py", "--resume", str(run.path)])
+        console.print(f"\ninterrupted; go on with: {command}", soft_wrap=True, highlight=False)
+        finish(run, console, clock, interrupted=True)
+        return 130
+    return 0 if finish(run, console, clock, interrupted=False) else 1
+
+
+def finish(run: RunDirectory, console: Console, clock: Clock, interrupted: bool) -> int:
+    """Tables, promoted model, report and the closing words; the number of finished trials."""
+    with run.lock():
+        run.set_status("interrupted" if interrupted else "complete")
+        done = close_run(run, clock)
+    console.print(closing_words(run), soft_wrap=True, highlight=False)
+    return done
+
+
+def create_run(plan: Plan, storage: Path, clock: Clock) -> RunDirectory:
+    """The directory of a new run; the history becomes shards first, once for all runs."""
+    data = plan.history.write_shards(storage / ".cache" / "shards")
+    folds = plan.history.fold_records(central_trial(plan.trials).folds)
+    manifest = new_manifest(
+        plan.grid.settings, plan.grid.axes, data, folds, len(plan.trials), BASELINES, clock
+    )
+    return RunDirectory.create(storage, manifest)
+
+
+def announce(console: Console, run: RunDirectory, plan: Plan, url: str) -> None:
+    """What starts, and where to look."""
+    folds = sum(len(trial.folds) for trial in plan.trials)
+    lines = [
+        f"run        {run.path}",
+        f"data       {plan.history.words}",
+        f"grid       {len(plan.trials)} trials, {folds} folds, {len(BASELINES)} baselines",
+    ]
+    if url:
+        lines.append(f"dashboard  http://{url}/#/actors")
+    lines.append(f"curves     tensorboard --logdir {run.tune}")
+    console.print("\n".join(lines), soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM, which 'ray job stop' and 'kill' send, end the grid the way Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+
+    def action() -> int:
+        arguments = build_parser().parse_args(argv)
+        with terminated_as_interrupted():
+            return run_grid(arguments, Console(), SystemClock())
+
+    return guarded(action)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
