@@ -1,104 +1,75 @@
-"""Stage 2: how much each name belongs to each cluster, and whether it belongs to any.
+"""Stage 2: how like each cluster a name's window is.
 
-Axes are (n_rows, n_clusters, n_assets); a row is a bar with a whole window behind it.
+Axes are (n_rows, n_clusters, n_assets); a row is a bar with a whole window behind it. Products are
+similarities before the division by the name's own scale, which costs nothing where they are used.
 """
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize
 
 from dpa.cluster.features import Features, moments
 from dpa.cluster.windows import window_product
 
 
-def assign(
-    similarity: Tensor,
-    valid: Tensor,
-    temperature: Tensor,
-    threshold: Tensor,
-    gate_sharpness: float,
-    hard: bool,
-) -> tuple[Tensor, Tensor]:
-    """Soft (or hard) assignments and the outlier gate.
-
-    ``q = softmax(similarity / temperature)`` over clusters and
-    ``gate = sigmoid(gate_sharpness * (max_k similarity - threshold))``; hard: the nearest cluster,
-    and a step.
+class Shapes:
+    """Similarity to K learnable shapes that do not move in time.
 
     Parameters
     ----------
-    similarity : Tensor (n_rows, n_clusters, n_assets)
-        Cosines.
-    valid : Tensor (n_rows, n_assets)
-        1 where the name has a whole window, else 0.
-    temperature, threshold : scalar Tensors
-    gate_sharpness : float
-        Per cosine.
-    hard : bool
-
-    Returns
-    -------
-    q : Tensor (n_rows, n_clusters, n_assets)
-        Sums to 1 over clusters.
-    gate : Tensor (n_rows, n_assets)
-        In [0, 1]; 0 where invalid.
-    """
-    best, nearest = similarity.max(1)
-    if hard:
-        q = one_hot(nearest, similarity.shape[1]).transpose(1, 2).to(similarity.dtype)
-        return q, (best > threshold).to(similarity.dtype) * valid
-    q = torch.softmax(similarity / temperature, 1)
-    return q, torch.sigmoid(gate_sharpness * (best - threshold)) * valid
-
-
-def shape_similarity(centroids: Tensor, features: Features) -> Tensor:
-    """Cosine of each name's window with K learnable shapes that do not move in time.
-
-    Parameters
-    ----------
-    centroids : Tensor (n_clusters, window)
-        Any vectors; centred and normalised here. Centred, so that the moving mean of the windows
-        drops out of the product.
     features : Features
-
-    Returns
-    -------
-    Tensor (n_rows, n_clusters, n_assets)
     """
-    window = features.window
-    unit = normalize(centroids - centroids.mean(1, keepdim=True), dim=1)
-    scale = features.scale[window - 1 :] * window**0.5
-    cosine: Tensor = window_product(unit, features.series) / scale.unsqueeze(1)
-    return cosine
+
+    def __init__(self, features: Features) -> None:
+        rows = slice(features.first_bar, None)
+        self.series = features.series
+        self.inverse_scale = features.valid[rows] / (features.scale[rows] * features.window**0.5)
+
+    def product(self, shapes: Tensor) -> Tensor:
+        """Inner product of each name's centred window with each shape.
+
+        Parameters
+        ----------
+        shapes : Tensor (n_clusters, window)
+            Any vectors; centred and normalised here. Because they are centred, the moving mean
+            of the windows drops out.
+
+        Returns
+        -------
+        Tensor (n_rows, n_clusters, n_assets)
+            Times ``inverse_scale`` it is the cosine.
+        """
+        unit = normalize(shapes - shapes.mean(1, keepdim=True), dim=1)
+        return window_product(unit, self.series)
 
 
 class Comovement:
-    """Centroid paths that are the mean paths of their members, under learnable lag weights.
+    """Similarity to centroid paths that are the mean paths of their members.
 
     Names are compared by the weighted correlation of their windows,
     ``z_w = sqrt(l_w) (x_w - m) / s`` with lag weights `l` summing to 1 and `m`, `s` the weighted
-    moments, so that every z is a unit vector.
+    moments, so that every z is a unit vector. Every z, hence every centroid, is orthogonal to
+    ``sqrt(l)``, so `m` drops out of their product.
 
     Parameters
     ----------
     features : Features
-    lag_weights : Tensor (window,)
-        Newest last; sum to 1.
+    lag_weights : Tensor (window,), optional
+        Newest last; sum to 1. None: all equal.
     """
 
     def __init__(self, features: Features, lag_weights: Tensor | None) -> None:
-        window = features.window
+        rows = slice(features.first_bar, None)
         self.windows = features.windows()
-        valid = features.valid[window - 1 :]
         if lag_weights is None:
-            lag_weights = features.series.new_full((window,), 1.0 / window)
-            mean, scale = features.mean[window - 1 :], features.scale[window - 1 :]
+            window = features.window
+            self.root = features.series.new_full((window,), window**-0.5)
+            self.mean, scale = features.mean[rows], features.scale[rows]
         else:
-            mean, scale = moments(features.series, lag_weights)
-            scale = torch.where(valid, scale, 1.0)
-        self.root = lag_weights.sqrt()
-        self.inverse_scale = valid / scale
-        self.shift = mean * self.inverse_scale
+            self.root = lag_weights.sqrt()
+            self.mean, scale = moments(features.series, lag_weights)
+            scale = torch.where(features.valid[rows], scale, 1.0)
+        self.inverse_scale = features.valid[rows] / scale
 
     def centroids(self, membership: Tensor) -> Tensor:
         """Mean direction of the members.
@@ -115,18 +86,18 @@ class Comovement:
         """
         weighted = membership * self.inverse_scale.unsqueeze(1)
         path = torch.bmm(weighted, self.windows.transpose(1, 2))
-        level = torch.bmm(membership, self.shift.unsqueeze(2))
+        level = torch.bmm(weighted, self.mean.unsqueeze(2))
         return normalize((path - level) * self.root, dim=2)
 
-    def similarity(self, centroids: Tensor) -> Tensor:
-        """Cosine of each name with each centroid, shape (n_rows, n_clusters, n_assets)."""
-        weighted = centroids * self.root
-        product = torch.bmm(weighted, self.windows)
-        level = weighted.sum(2, keepdim=True)
-        similarity: Tensor = product * self.inverse_scale.unsqueeze(1) - (
-            level * self.shift.unsqueeze(1)
-        )
-        return similarity
+    def product(self, membership: Tensor) -> Tensor:
+        """Inner product of each name's window with the centroids of `membership`.
+
+        Returns
+        -------
+        Tensor (n_rows, n_clusters, n_assets)
+            Times ``inverse_scale`` it is the weighted correlation.
+        """
+        return torch.bmm(self.centroids(membership) * self.root, self.windows)
 
 
 def tracked_membership(labels: Tensor, n_clusters: int, dtype: torch.dtype) -> Tensor:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from dpa.cluster.assignment import Comovement, assign, shape_similarity, tracked_membership
-from dpa.cluster.consensus import leave_one_out_consensus
+from dpa.cluster.assignment import Comovement, Shapes, tracked_membership
+from dpa.cluster.consensus import Gating, leave_one_out_consensus, membership
 from dpa.cluster.features import Features, make_features
 from dpa.cluster.signal import age_gate, band_pass, s_score
 from dpa.cluster.sizing import project
@@ -63,7 +63,8 @@ class ModelOutput:
     active : band-pass times gate, before the age mask, in [0, 1]
     gate : outlier gate, in [0, 1]
     age : age of the position, bars
-    assignment : (n_rows, n_clusters, n_assets), rows are bars ``window - 1`` and later
+    product : (n_rows, n_clusters, n_assets), similarity less the name's own scale; rows are bars
+        ``window - 1`` and later
     """
 
     weights: Tensor
@@ -73,15 +74,15 @@ class ModelOutput:
     active: Tensor
     gate: Tensor
     age: Tensor
-    assignment: Tensor
+    product: Tensor
 
     def clusters(self, valid: Tensor) -> Labels:
         """Most likely cluster (n_bars, n_assets) int16; -1 where gated out (gate < 1/2)."""
         n_bars = self.gate.shape[0]
         out = np.full(self.gate.shape, ABSENT, np.int16)
-        nearest = self.assignment.argmax(1).to(torch.int16)
+        nearest = self.product.argmax(1).to(torch.int16)
         inside = (self.gate >= 0.5) & valid
-        rows = self.assignment.shape[0]
+        rows = nearest.shape[0]
         kept = torch.where(inside[n_bars - rows :], nearest, torch.full_like(nearest, ABSENT))
         out[n_bars - rows :] = kept.cpu().numpy()
         return out
@@ -228,37 +229,47 @@ class ClusterModel(nn.Module):
         labels = np.concatenate([known, fresh]).astype(np.int64)
         return Inputs(features, torch.from_numpy(labels).to(device))
 
-    def similarity(self, inputs: Inputs) -> Tensor:
-        """Cosine (n_rows, n_clusters, n_assets) of each name with each cluster."""
+    def similarity(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """Cosine of each name with each cluster, as a product and its inverse scale.
+
+        Returns
+        -------
+        product : Tensor (n_rows, n_clusters, n_assets)
+        inverse_scale : Tensor (n_rows, n_assets)
+            Cosine is ``product * inverse_scale``; 0 where the window is invalid.
+        """
         features, config = inputs.features, self.config
-        if config.centroids == "shape" or inputs.labels is None:
-            return shape_similarity(self.shapes, features)
-        lags = self.lag_weights if self.raw_lags.requires_grad or self._lags_moved() else None
-        space = Comovement(features, lags)
+        if inputs.labels is None:
+            shapes = Shapes(features)
+            return shapes.product(self.shapes), shapes.inverse_scale
+        space = Comovement(features, self.lag_weights if self._weighs_lags() else None)
         valid = features.valid[features.first_bar :].to(features.series.dtype)
-        membership = tracked_membership(inputs.labels, config.n_clusters, valid.dtype)
-        similarity = space.similarity(space.centroids(membership))
+        product = space.product(
+            tracked_membership(inputs.labels, config.n_clusters, features.series.dtype)
+        )
         for _ in range(config.unroll_steps):
-            q, gate = self._assign(similarity, valid)
-            similarity = space.similarity(space.centroids(q * gate.unsqueeze(1)))
-        return similarity
+            members = membership(product, space.inverse_scale, valid, self.gating)
+            product = space.product(members)
+        return product, space.inverse_scale
 
-    def _lags_moved(self) -> bool:
-        return bool((self.raw_lags != self.raw_lags[0]).any())
+    def _weighs_lags(self) -> bool:
+        return self.raw_lags.requires_grad or bool((self.raw_lags != self.raw_lags[0]).any())
 
-    def _assign(self, similarity: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def gating(self) -> Gating:
+        """Parameters of the assignments and of the outlier gate."""
         sharpness = self.config.gate_sharpness * self.sharpening
-        threshold = self.similarity_threshold
-        return assign(similarity, valid, self.temperature, threshold, sharpness, self.hard)
+        return Gating(self.temperature, self.similarity_threshold, sharpness, self.hard)
 
     def forward(self, inputs: Inputs) -> ModelOutput:
         """Weights and every stage before them; see :class:`ModelOutput`."""
         config, features = self.config, inputs.features
         first = features.first_bar
-        valid = features.valid[first:]
-        q, gate = self._assign(self.similarity(inputs), valid.to(features.series.dtype))
-        newest = features.newest[first:]
-        consensus, company = leave_one_out_consensus(q, gate, newest)
+        valid, newest = features.valid[first:], features.newest[first:]
+        product, inverse_scale = self.similarity(inputs)
+        consensus, gate, company = leave_one_out_consensus(
+            product, inverse_scale, valid.to(newest.dtype), newest, self.gating
+        )
         residual = torch.where(valid, newest - consensus, 0.0)
         score, ready = s_score(
             residual, valid, config.residual_bars, cumulative=features.kind == "returns"
@@ -284,5 +295,5 @@ class ClusterModel(nn.Module):
             active=torch.cat([before, active]),
             gate=torch.cat([before, gate]),
             age=torch.cat([before, age]),
-            assignment=q,
+            product=product.detach(),
         )
