@@ -10,12 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dpa.errors import DataError, DpaError
+from dpa.market.calendars import SECONDS_PER_YEAR, TradingCalendar
 from dpa.market.costs import CostModel
 from dpa.market.panel import Bools, Floats, Panel
 
 ADV_BARS = 63  # bars of the rolling mean of traded value
 VARIANCE_DECAY = 1.0 - 2.0 / (ADV_BARS + 1.0)  # exponential weights of the same mean age
-SECONDS_PER_YEAR = 365.25 * 86_400  # borrow accrues over nights and weekends too
 NO_TIME = int(np.iinfo(np.int64).min)
 RETURN_COLUMNS = (
     "net",
@@ -223,8 +223,6 @@ class Backtest:
     @cached_property
     def bars_per_session(self) -> float:
         """Average number of bars in a session of the calendar."""
-        from dpa.market.calendars import TradingCalendar
-
         venue = TradingCalendar(self.calendar)
         return venue.bars_per_year(self.interval) / venue.bars_per_year("1d")
 
@@ -279,7 +277,7 @@ class Backtest:
         Notes
         -----
         At each bar holdings earn the return since their last price, shorts pay borrow over the
-        civil time since the last bar, then the book trades to its target. A name without a price
+        elapsed time since the last bar, then the book trades to its target. A name without a price
         cannot trade: its holding is frozen and marked when a price returns. Impact is charged
         where traded value is known: ADV is the mean of the 63 bars before the trade, sigma is
         exponentially weighted with the same mean age, both scaled to a session.
@@ -359,7 +357,7 @@ def _orders(weights: Floats, rebalance: Bools | None, pending: Floats) -> tuple[
 
 
 def _years_between_bars(times: pd.DatetimeIndex, before: int) -> Floats:
-    """Civil years since the previous bar, shape (n_bars,); 0 at the very first."""
+    """Elapsed years since the previous bar, nights included, (n_bars,); 0 at the very first."""
     stamps = times.as_unit("ns").asi8
     first = stamps[:1] if before == NO_TIME else np.array([before])
     return np.diff(stamps, prepend=first) / (1e9 * SECONDS_PER_YEAR)

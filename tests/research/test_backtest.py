@@ -29,7 +29,7 @@ def make_panel(prices, dollar_volume=None, interval="1d", times=None):
 
 
 def backtest(costs=FREE, lag=1):
-    run = Backtest(CostModel(costs), "XNYS", "1d", lag); run.__dict__["bars_per_session"] = 1.0; return run
+    return Backtest(CostModel(costs), "XNYS", "1d", lag)
 
 
 def random_market(seed, n_bars=40, n_assets=4, missing=0.1):
@@ -56,7 +56,7 @@ def slow_simulation(panel, weights, costs, lag, rebalance, last_bar, liquidate):
         price = [float(p) for p in panel.prices[t]]
         if t:
             days = (panel.times[t] - panel.times[t - 1]).total_seconds() / 86_400
-            cash -= short_value * costs.borrow_bps_per_year / 1e4 * days / 365.25
+            cash -= short_value * costs.borrow_bps_per_year / 1e4 * days / 365.2425
         fresh_return = [math.nan] * n_assets
         for i in range(n_assets):
             if last_bar is not None and t > last_bar[i]:
@@ -112,13 +112,16 @@ def test_three_bars_by_hand():
     prices = [[100.0, 50.0], [110.0, 45.0], [110.0, 54.0]]
     weights = np.array([[0.5, -0.5], [0.5, -0.5], [0.0, 0.0]])
     costs = CostConfig(
-        half_spread_bps=8.0, commission_bps=2.0, impact_coefficient=0.0, borrow_bps_per_year=36525.0
+        half_spread_bps=8.0,
+        commission_bps=2.0,
+        impact_coefficient=0.0,
+        borrow_bps_per_year=36524.25,
     )
     result, state = backtest(costs).run(weights, make_panel(prices))
     # bar 0: buy 0.5, sell 0.5, 10 bps of 1.0
     nav0 = 1 - 0.001
     long0, short0 = 0.5 / nav0, -0.5 / nav0
-    # bar 1: +10 % long, -10 % short; a day of borrow at 365.25 % a year is 1 % of the short
+    # bar 1: +10 % long, -10 % short; a day of borrow at 365.2425 % a year is 1 % of the short
     gross1 = long0 * 0.1 + short0 * -0.1
     borrow1 = 0.01 * 0.5 / nav0
     growth1 = 1 + gross1 - borrow1
