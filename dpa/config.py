@@ -38,6 +38,9 @@ class DataConfig(Frozen):
     start: str | None = Field(None, description="first date used, inclusive (YYYY-MM-DD)")
     end: str | None = Field(None, description="last date used, inclusive (YYYY-MM-DD)")
     names: tuple[str, ...] | None = Field(None, description="only these names; none: all")
+    drop_empty_names: bool = Field(
+        False, description="leave out names without a single price instead of refusing them"
+    )
     dollar_volume_path: str | None = Field(
         None, description="wide file of traded value per bar, USD, for liquidity and impact"
     )

@@ -1,0 +1,256 @@
+"""Price history from a file, a directory of shards or the sample, as one checked panel."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dpa.config import DataConfig
+from dpa.errors import ConfigError, DataError
+from dpa.market.calendars import Nanoseconds, TradingCalendar, as_date, nanoseconds, utc_index
+from dpa.market.frames import Frame, align, choose_names, is_long, read_frame, read_wide
+from dpa.market.intervals import DAY, Interval
+from dpa.market.panel import Bools, Floats, Panel
+from dpa.market.sample import SAMPLE, read_sample
+from dpa.market.stamps import OFF_SESSION, Fault, Stamps, bar_closes, refuse
+from dpa.market.tables import open_source
+from dpa.market.universe import Universe, UniverseRules
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What loading did besides reading.
+
+    Parameters
+    ----------
+    origin : str
+        File or directory; ``"sample"`` for the sample.
+    layout : str
+        ``wide``, ``long``, ``shards`` or ``sample``.
+    n_rows : int
+        Data rows read.
+    off_session_prices : int
+        Prices dropped because their stamp lies outside the calendar's sessions.
+    empty_names : tuple of str
+        Names without a single price in the dates used; they stay, never held.
+    dropped_names : tuple of str
+        Names without a single price in the file, left out as ``drop_empty_names`` asks.
+    """
+
+    origin: str
+    layout: str
+    n_rows: int
+    off_session_prices: int = 0
+    empty_names: tuple[str, ...] = ()
+    dropped_names: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """The remarkable parts, one line each."""
+        lines = []
+        if self.off_session_prices:
+            lines.append(f"{self.origin}: {self.off_session_prices} off-session prices left out")
+        for names, words in (
+            (self.dropped_names, "never have a price and are left out"),
+            (self.empty_names, "have no price in the dates used"),
+        ):
+            if names:
+                shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+                lines.append(f"{self.origin}: {len(names)} names {words}: {shown}")
+        return lines
+
+
+def load_wide_data(config: DataConfig) -> Panel:
+    """Prices, membership and, where known, traded value: the one entry for data in memory.
+
+    Parameters
+    ----------
+    config : DataConfig
+        ``path`` names a wide or long CSV or Parquet file or a directory of Parquet shards;
+        without it, or with ``"sample"``, the sample of 20 names is read. Dates and names are
+        selected, and the universe rules applied: membership looks back over history before
+        ``start`` where there is some.
+
+    Returns
+    -------
+    Panel
+        Times are bar closes in UTC. Missing prices are NaN, never filled. The mask is True
+        where the name may be held.
+
+    Raises
+    ------
+    DataError
+        Naming file, column and row, and the cure; nothing is repaired silently.
+    ConfigError
+        When a field of `config` makes no sense.
+    """
+    panel, report = load_with_report(config)
+    for line in report.lines():
+        logger.warning("%s", line)
+    return panel
+
+
+def load_with_report(config: DataConfig, fault: Fault = refuse) -> tuple[Panel, LoadReport]:
+    """Like :func:`load_wide_data`, with what was left out.
+
+    Parameters
+    ----------
+    config : DataConfig
+        See there.
+    fault : callable
+        What to do about faulty rows and cells: raise (default), or take note of them.
+    """
+    path = None if config.path in (None, SAMPLE) else Path(str(config.path))
+    if path is not None and path.is_dir():
+        from dpa.market.shard_files import load_shards
+
+        return load_shards(path, config, fault)
+    if path is None:
+        frame, layout, origin = _sample_frame(config), "sample", SAMPLE
+    else:
+        source = open_source(path)
+        layout, origin = ("long" if is_long(source) else "wide"), str(path)
+        frame = read_frame(source, config, fault)
+    frame, dropped = without_empty_names(frame, config, origin, fault)
+    volume = traded_value(frame, config, fault)
+    mask = _membership(frame, volume, config, origin)
+    panel = Panel(
+        utc_index(frame.closes),
+        frame.names,
+        frame.values,
+        mask,
+        str(frame.interval),
+        config.calendar,
+        volume,
+    )
+    panel = between_dates(panel, config, origin)
+    report = LoadReport(
+        origin,
+        layout,
+        frame.n_rows,
+        int(frame.off_session.sum()),
+        names_without_price(panel),
+        dropped,
+    )
+    return panel, report
+
+
+def names_without_price(panel: Panel) -> tuple[str, ...]:
+    """Names that never have a price in `panel`."""
+    return _without(panel.names, panel.prices)
+
+
+def _without(names: tuple[str, ...], prices: Floats) -> tuple[str, ...]:
+    """Names whose column holds no price."""
+    empty = np.flatnonzero(~np.isfinite(prices).any(axis=0))
+    return tuple(names[k] for k in empty)
+
+
+def _sample_frame(config: DataConfig) -> Frame:
+    times, names, prices = read_sample()
+    chosen = choose_names(names, config.names, SAMPLE)
+    if config.interval not in (None, "1d"):
+        raise ConfigError(
+            f"data.interval: {config.interval!r}, but the sample is daily", "leave it out"
+        )
+    interval = Interval(DAY)
+    stamps = Stamps(times, np.full(len(times), len(names)), lambda place: place, SAMPLE)
+    closes = bar_closes(stamps, interval, config)
+    kept = closes != OFF_SESSION
+    values = prices[:, [names.index(name) for name in chosen]][kept]
+    outside = np.full(len(chosen), int((~kept).sum()))
+    return Frame(closes[kept], chosen, values, interval, None, len(times), outside)
+
+
+def without_empty_names(
+    frame: Frame, config: DataConfig, origin: str, fault: Fault = refuse
+) -> tuple[Frame, tuple[str, ...]]:
+    """Refuse names without a single price, or leave them out where `config` asks for that."""
+    empty = _without(frame.names, frame.values)
+    if not empty:
+        return frame, ()
+    if len(empty) == len(frame.names):
+        raise DataError(f"{origin}: there is no price at all", "give a file with prices")
+    if not config.drop_empty_names:
+        more = f" (nor do {len(empty) - 1} more: {', '.join(empty[1:6])})" if empty[1:] else ""
+        error = DataError(
+            f"{origin}: column {empty[0]!r} has no price in any row{more}",
+            "remove it, choose others with data.names, or set data.drop_empty_names",
+        )
+        fault("empty_name", len(empty), error)
+    names = tuple(name for name in frame.names if name not in set(empty))
+    priced = np.isin(frame.names, names)
+    volume = None if frame.dollar_volume is None else frame.dollar_volume[:, priced]
+    kept = Frame(
+        frame.closes,
+        names,
+        frame.values[:, priced],
+        frame.interval,
+        volume,
+        frame.n_rows,
+        frame.off_session[priced],
+    )
+    return kept, empty
+
+
+def traded_value(frame: Frame, config: DataConfig, fault: Fault = refuse) -> Floats | None:
+    """Traded value on the bars and names of `frame`, USD: its own, or ``dollar_volume_path``'s."""
+    if config.dollar_volume_path is None:
+        return frame.dollar_volume
+    source = open_source(config.dollar_volume_path)
+    there = [name.strip() for name in source.columns if name != source.time_column]
+    shared = tuple(name for name in frame.names if name in set(there))
+    matching = config.model_copy(
+        update={"interval": str(frame.interval), "names": shared or tuple(there[:1])}
+    )
+    volume = read_wide(source, matching, traded_value=True, fault=fault)
+    return align(volume, frame.closes, frame.names, source.path)
+
+
+def _membership(frame: Frame, volume: Floats | None, config: DataConfig, origin: str) -> Bools:
+    rules = UniverseRules.from_config(config)
+    rules.require(volume is not None, origin)
+    return Universe(rules, len(frame.names)).update(frame.values, volume)
+
+
+def date_span(config: DataConfig, closes: Nanoseconds) -> tuple[int, int]:
+    """First bar and bar after the last whose venue date is within ``start`` and ``end``.
+
+    Parameters
+    ----------
+    config : DataConfig
+        Dates are days in the time zone of its calendar.
+    closes : int64 ndarray of shape (n_bars,)
+        Bar closes, UTC nanoseconds, increasing.
+    """
+    start, stop = 0, len(closes)
+    zone = TradingCalendar(config.calendar).time_zone
+    # a bar closing at midnight belongs to the day that ends there
+    if config.start is not None:
+        first = as_date(config.start, "data.start").tz_localize(zone)
+        start = int(np.searchsorted(closes, nanoseconds(pd.DatetimeIndex([first]))[0], "right"))
+    if config.end is not None:
+        day_after = as_date(config.end, "data.end") + pd.Timedelta(1, "D")
+        last = day_after.tz_localize(zone)
+        stop = int(np.searchsorted(closes, nanoseconds(pd.DatetimeIndex([last]))[0], "right"))
+    return start, stop
+
+
+def between_dates(panel: Panel, config: DataConfig, origin: str) -> Panel:
+    """The bars of `panel` within ``start`` and ``end``, both inclusive."""
+    start, stop = date_span(config, nanoseconds(panel.times))
+    if start >= stop:
+        raise no_bars(origin, config, panel.times[0], panel.times[-1])
+    return panel.window(start, stop)
+
+
+def no_bars(origin: str, config: DataConfig, first: pd.Timestamp, last: pd.Timestamp) -> DataError:
+    """The error for an empty selection of dates."""
+    return DataError(
+        f"{origin}: no bar from {config.start or 'the start'} to {config.end or 'the end'}; "
+        f"it covers {first.date()} to {last.date()}",
+        "correct data.start and data.end",
+    )
