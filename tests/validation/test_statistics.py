@@ -122,6 +122,13 @@ def test_drawdown_counts_a_loss_on_the_first_bar_and_stays_at_ruin():
     assert annual_return([0.5, -1.2, 3.0], 252) == -1.0
 
 
+def test_plain_standard_error_is_the_formula_of_lo():
+    returns = np.array([0.0, 2.0] * 50)
+    returns = 1.0 + (returns - 1.0) / returns.std(ddof=1)  # Sharpe ratio 1 per bar
+    assert sharpe_standard_error(returns, 1) == pytest.approx(math.sqrt(1.5 / 100))
+    assert sharpe_standard_error(returns, 252) == pytest.approx(math.sqrt(252 * 1.5 / 100))
+
+
 def test_standard_error_is_the_spread_of_the_estimate():
     rng = np.random.default_rng(1)
     samples = rng.normal(0.3, 1.0, size=(4000, 250))

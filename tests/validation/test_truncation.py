@@ -1,5 +1,8 @@
 """The truncation check catches functions that look ahead, and lets honest ones pass."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -49,6 +52,14 @@ def several_shapes(panel):
         "square": (returns[:, :, None] * returns[:, None, :]).astype(np.float32),
         "known_at": panel.times.tz_convert(None).to_numpy(),
     }
+
+
+def test_the_example_of_the_documentation_runs():
+    page = Path(__file__).parents[2] / "docs" / "statistics.md"
+    example = re.search(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    names = {}
+    exec(example.group(1), names)
+    assert names["panel"].n_bars == 120
 
 
 @pytest.mark.parametrize("honest", [rolling_mean, expanding_score, several_shapes])
