@@ -1,5 +1,6 @@
 """Trading sessions of a venue and the bars in them: holidays, half days and clock changes."""
 
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -61,11 +62,17 @@ def as_date(value: Date, field: str = "date") -> pd.Timestamp:
     return stamp.normalize()[0]
 
 
+def _calendar(code: str, **bounds: pd.Timestamp) -> exchange_calendars.ExchangeCalendar:
+    with warnings.catch_warnings():  # exchange_calendars 4.13 leans on what pandas 3.1 deprecates
+        warnings.simplefilter("ignore", category=DeprecationWarning)
+        return exchange_calendars.get_calendar(code, **bounds)
+
+
 @lru_cache(maxsize=32)
 def _schedule(code: str, first_year: int, last_year: int) -> pd.DataFrame:
     """Opens, breaks and closes by session of whole years, in the calendar's own bounds."""
     try:
-        default = exchange_calendars.get_calendar(code)
+        default = _calendar(code)
     except exchange_calendars.errors.InvalidCalendarName as e:
         raise ConfigError(
             f"data.calendar: {code!r} is not known",
@@ -80,7 +87,7 @@ def _schedule(code: str, first_year: int, last_year: int) -> pd.DataFrame:
             f"calendar {code}: {first_year}-{last_year} is outside what it knows",
             "use data of other years or another calendar",
         )
-    calendar = exchange_calendars.get_calendar(code, start=start, end=end)
+    calendar = _calendar(code, start=start, end=end)
     schedule: pd.DataFrame = calendar.schedule
     return schedule
 
@@ -136,7 +143,7 @@ class TradingCalendar:
     @property
     def time_zone(self) -> str:
         """Time zone of the venue, IANA name."""
-        return str(exchange_calendars.get_calendar(self.code).tz)
+        return str(_calendar(self.code).tz)
 
     def _years(self, first: int, last: int) -> tuple[str, int, int]:
         # decades, so that neighbouring questions share one cached schedule

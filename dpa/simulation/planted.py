@@ -3,10 +3,8 @@
 Every number here is invented, so what a model finds in it can be compared with what was put in.
 """
 
-import warnings
 from dataclasses import dataclass
 
-import exchange_calendars
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -14,6 +12,7 @@ from pydantic import Field, model_validator
 
 from dpa.config import Frozen
 from dpa.errors import ConfigError
+from dpa.market.calendars import TradingCalendar, as_date
 from dpa.market.panel import Floats, Panel
 
 Labels = NDArray[np.int64]
@@ -111,14 +110,10 @@ class Planted:
 
 def bar_times(interval: str, calendar: str, start: str, n_bars: int) -> pd.DatetimeIndex:
     """The first `n_bars` bar closes (UTC) of a venue from the date `start` on."""
-    if interval != "1d":
-        raise ConfigError(f"interval {interval!r} is not simulated", "use 1d")
-    first = pd.Timestamp(start)
-    last = first + pd.Timedelta(days=int(n_bars * 1.5) + 30)
-    with warnings.catch_warnings():  # exchange_calendars leans on what pandas 3 deprecates
-        warnings.simplefilter("ignore", category=DeprecationWarning)
-        sessions = exchange_calendars.get_calendar(calendar, start=first, end=last)
-    return pd.DatetimeIndex(sessions.schedule["close"].iloc[:n_bars], name="time")
+    venue = TradingCalendar(calendar)
+    first = as_date(start, "start")
+    days = pd.Timedelta(days=10 + 366 * 1.05 * n_bars / venue.bars_per_year(interval))
+    return venue.bar_closes(interval, first, first + days)[:n_bars].rename("time")
 
 
 def ornstein_uhlenbeck(

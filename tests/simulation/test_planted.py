@@ -135,6 +135,21 @@ def test_times_are_session_closes_with_half_days():
     assert not (times.normalize() == "2024-07-04").any()
 
 
+def test_intraday_bars_fill_whole_sessions():
+    times = simulate(
+        SMALL.model_copy(update={"interval": "5m", "start": "2024-07-02"}), 0
+    ).panel.times
+    local = times.tz_convert("America/New_York")
+    assert local[0] == pd.Timestamp("2024-07-02 09:35", tz="America/New_York")
+    assert np.bincount(local.day)[[2, 3, 5]].tolist() == [78, 42, 78]  # half day, holiday
+
+
+@pytest.mark.parametrize(("field", "value"), [("interval", "7x"), ("calendar", "MOON")])
+def test_times_that_do_not_exist_are_refused(field, value):
+    with pytest.raises(ConfigError):
+        simulate(SMALL.model_copy(update={field: value}), 0)
+
+
 def test_random_walks_are_martingales_without_structure():
     panel = random_walks(n_assets=200, n_bars=1000, volatility=0.02, seed=11)
     returns = panel.returns()[1:]
