@@ -8,6 +8,7 @@ from typing import Any
 from ray.tune import Callback
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -40,8 +41,8 @@ class Board:
 
     def __post_init__(self) -> None:
         self.folds_done = dict.fromkeys(self.folds, 0)  # whole from the start: a thread reads it
-        self._started = self.clock.elapsed()
         self._before = 0
+        self._first: tuple[float, int] | None = None  # when the first fold was done, and how many
 
     def restore(self, ended: Mapping[str, str]) -> None:
         """Count trials that an earlier session of the run has finished."""
@@ -57,6 +58,8 @@ class Board:
         if before == 0 and now > 1:
             self._before += now - 1  # resumed: folds of an earlier session
         self.folds_done[trial] = now
+        if self._first is None:
+            self._first = self.clock.elapsed(), self.done_folds - self._before
         if "net_sharpe_so_far" in result:
             self.sharpe[trial] = float(result["net_sharpe_so_far"])
         if result.get("done"):
@@ -84,12 +87,13 @@ class Board:
         return trial, known[trial]
 
     def seconds_left(self) -> float | None:
-        """Time left at the pace of this session; None before its first fold."""
-        new = self.done_folds - self._before
-        if new <= 0:
+        """Time left at the pace since the first fold of this session; None before the second."""
+        if self._first is None:
             return None
-        pace = (self.clock.elapsed() - self._started) / new
-        return pace * (self.total_folds - self.done_folds)
+        began, before = self._first
+        new = self.done_folds - self._before - before
+        pace = (self.clock.elapsed() - began) / new if new > 0 else None
+        return None if pace is None else pace * (self.total_folds - self.done_folds)
 
     def line(self) -> str:
         """Everything in one line."""
@@ -102,7 +106,9 @@ class Board:
         if best is not None:
             parts.append(f"best net Sharpe so far {best[1]:.2f} ({self.labels[best[0]]})")
         left = self.seconds_left()
-        parts.append(f"about {duration(left)} left" if left is not None else "starting")
+        parts.append(
+            f"about {duration(left)} left" if left is not None else "time left not known yet"
+        )
         return ", ".join(parts)
 
 
@@ -121,6 +127,9 @@ class ProgressCallback(Callback):
         self.board = board
         self.console = console
         self._printed = -PLAIN_SECONDS
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune stores its callbacks; a display is not part of an experiment
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -165,7 +174,7 @@ class _Screen:
             folds = f"{board.folds_done[trial]}/{board.folds[trial]}"
             table.add_row(board.labels[trial], folds, f"{sharpe:.2f}")
         bar = ProgressBar(total=max(board.total_folds, 1), completed=board.done_folds)
-        return Group(table, bar, Text(board.line()))
+        return Group(table, Padding(bar, 0), Text(board.line()))
 
 
 @contextmanager

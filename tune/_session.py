@@ -1,5 +1,6 @@
 """The Ray session of a grid: start one here, or join a running cluster, and check it first."""
 
+import logging
 import os
 import socket
 import stat
@@ -44,10 +45,14 @@ def session(address: str | None, num_cpus: int | None, dashboard: bool) -> Itera
     if ray.is_initialized():  # the caller's session: joined, not ended
         yield ray.init(ignore_reinit_error=True).dashboard_url or ""
         return
+    logging.getLogger("ray").setLevel(logging.ERROR)  # the terminal belongs to the progress
     if address is not None:
         package = str(Path(dpa.__file__).parent)
         context = ray.init(
-            address=address, log_to_driver=False, runtime_env={"py_modules": [package]}
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"py_modules": [package]},
         )
     else:
         context = ray.init(
@@ -55,6 +60,7 @@ def session(address: str | None, num_cpus: int | None, dashboard: bool) -> Itera
             include_dashboard=dashboard,
             dashboard_host="127.0.0.1",
             log_to_driver=False,
+            logging_level=logging.ERROR,
         )
     protect_token()
     try:

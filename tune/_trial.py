@@ -1,13 +1,13 @@
 """A trial of the grid as a Ray Tune trainable, and a baseline as a Ray task."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import ray
-from dpa.research.baselines import run_baseline
 from ray import tune
 from ray.exceptions import RayError
 from ray.tune import PlacementGroupFactory
@@ -15,7 +15,9 @@ from ray.util.metrics import Gauge
 
 from dpa.config import Settings
 from dpa.market.panel import BarSource
+from dpa.research.baselines import run_baseline
 from dpa.research.grid import Trial
+from dpa.research.rolling import FOLDS
 from dpa.research.trials import (
     ERROR,
     SUMMARY,
@@ -85,7 +87,7 @@ class RollingTrial(tune.Trainable):
                 self._trial, self._work.source, folder, self._work.last_bar, self._device
             )
         measures = numbers(self._running.advance())
-        folds_done = self._running.trainer.folds_done
+        folds_done = self._running.folds_done
         self._gauges["folds"].set(folds_done)
         if "net_sharpe_so_far" in measures:
             self._gauges["sharpe"].set(measures["net_sharpe_so_far"])
@@ -117,8 +119,9 @@ def baseline_task(name: str, work: Work, settings: Settings, folds: tuple[Fold, 
         reset_process(settings.training.seed)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ERROR).unlink(missing_ok=True)
-        summary = run_baseline(name, settings, work.source, folds, folder)
+        summary = run_baseline(name, settings, work.source, folds, folder, work.last_bar)
         write_atomically(folder / SUMMARY, json.dumps(summary, default=float) + "\n")
+        shutil.rmtree(folder / FOLDS, ignore_errors=True)
     except WORTH_RETRYING:
         raise
     except Exception as error:  # the edge of the process, as for a trial

@@ -9,14 +9,14 @@ import _trial
 import ray
 from _progress import Board, ProgressCallback, showing
 from _trial import RollingTrial, Work, baseline_task
-from dpa.research.baselines import BASELINES
-from dpa.research.history import History
 from ray import tune
 from ray.exceptions import RayError
 from rich.console import Console
 
 from dpa.clock import Clock
+from dpa.research.baselines import BASELINES
 from dpa.research.grid import Trial, central_trial
+from dpa.research.history import History
 from dpa.research.trials import ERROR, SUMMARY, record_failure
 from dpa.runs import RunDirectory
 
@@ -97,6 +97,7 @@ def fit(
         run_config=tune.RunConfig(
             name=f"session-{1 + sum(1 for _ in storage.iterdir()):03d}",
             storage_path=str(storage),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # see TrialRun
             failure_config=tune.FailureConfig(max_failures=DEATHS_FORGIVEN),
             callbacks=[callback],
             verbose=0,
@@ -108,6 +109,7 @@ def fit(
 def quieten() -> None:
     """Leave Ctrl-C to this program, and the terminal to the progress display."""
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the old one is silent at verbose=0, the new one not
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 

@@ -17,8 +17,6 @@ from types import FrameType
 
 from _session import check_shared, gpus_per_trial, session
 from _work import work_through
-from dpa.research.baselines import BASELINES
-from dpa.research.history import History, open_history, reopen_history
 from rich.console import Console
 
 from dpa.cli import STORAGE, guarded
@@ -26,8 +24,10 @@ from dpa.clock import Clock, SystemClock
 from dpa.config import Settings
 from dpa.errors import ConfigError, RunError
 from dpa.options import OneLineParser, add_settings_options, given_options, read_axes
+from dpa.research.baselines import BASELINES
 from dpa.research.closing import close_run, closing_words
 from dpa.research.grid import Grid, Trial, central_trial, grid_points, load_grid, plan_trials
+from dpa.research.history import History, open_history, reopen_history
 from dpa.runs import RunDirectory, check_storage, code_hash, find_run, new_manifest
 
 EXAMPLES = """examples:
@@ -194,7 +194,7 @@ def create_run(plan: Plan, storage: Path, clock: Clock) -> RunDirectory:
     data = plan.history.write_shards(storage / ".cache" / "shards")
     folds = plan.history.fold_records(central_trial(plan.trials).folds)
     manifest = new_manifest(
-        plan.grid.settings, plan.grid.axes, data, folds, len(plan.trials), BASELINES, clock
+        plan.grid.settings, plan.grid.axes, data, folds, len(plan.trials), tuple(BASELINES), clock
     )
     return RunDirectory.create(storage, manifest)
 

@@ -67,14 +67,21 @@ class TrialRun:
         """Whether the trial is finished and summed up."""
         return (self.folder / SUMMARY).is_file()
 
+    @property
+    def folds_done(self) -> int:
+        """Folds trained, traded and saved."""
+        return self.trainer.n_folds if self.done else self.trainer.folds_done
+
     def advance(self) -> FoldReport | None:
         """Do the next fold and save; after the last one write the summary.
 
         Returns
         -------
         FoldReport or None
-            The fold's report; None when all folds were done and only the summary was missing.
+            The fold's report; None when no fold was left to do.
         """
+        if self.done:
+            return None
         trainer = self.trainer
         report = None if trainer.done else trainer.step()
         save_state(trainer, self.folder / STATE)
