@@ -89,9 +89,9 @@ def test_workers_join_the_head_they_were_started_by(written: dict[str, Any]) -> 
 
 def test_what_is_mounted_is_what_an_installation_needs(written: dict[str, Any]) -> None:
     mounted = {
-        remote.removeprefix("~/dpa/"): local
+        remote.removeprefix("~/dpa-source/"): local
         for remote, local in written["file_mounts"].items()
-        if remote.startswith("~/dpa/")
+        if remote.startswith("~/dpa-source/")
     }
     assert all(remote == local for remote, local in mounted.items())
     assert all((REPOSITORY / local).exists() for local in mounted.values())
@@ -101,10 +101,10 @@ def test_what_is_mounted_is_what_an_installation_needs(written: dict[str, Any]) 
 
 def test_machines_are_installed_as_the_readme_says(written: dict[str, Any]) -> None:
     assert "make install" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    installs = [c for c in written["setup_commands"] if c.startswith("make -C ~/dpa install")]
+    installs = [c for c in written["setup_commands"] if c.startswith("make -C ~/dpa-source install")]
     assert len(installs) == 1
     for command in starts(written):
-        assert "PATH=$HOME/dpa/.venv/bin:$PATH" in command
+        assert "PATH=$HOME/dpa-source/.venv/bin:$PATH" in command
 
 
 def test_aws_workers_are_spot_and_scale_while_the_head_stays() -> None:
