@@ -276,7 +276,9 @@ class ClusterModel(nn.Module):
         )
         sharp = config.band_sharpness * self.sharpening
         inside = band_pass(score, self.entry, self.stop, sharp, self.hard)
-        active = inside * gate * ready
+        skipped = gate.shape[0] - score.shape[0]
+        gate_now, company = gate[skipped:], company[skipped:]
+        active = inside * gate_now * ready
         age, young = age_gate(
             active, score, config.max_age, config.age_sharpness * self.sharpening, self.hard
         )
@@ -285,15 +287,18 @@ class ClusterModel(nn.Module):
         weights, wanted_gross = project(
             raw, config.name_cap, config.max_leverage, config.dollar_neutral
         )
-        before = features.series.new_zeros(first, features.series.shape[1])
-        flags = torch.zeros_like(before, dtype=torch.bool)
+        silent = features.n_bars - score.shape[0]  # bars before the first score
+
+        def whole(rows: Tensor, leading: int) -> Tensor:
+            return torch.cat([rows.new_zeros(leading, *rows.shape[1:]), rows])
+
         return ModelOutput(
-            weights=torch.cat([before, weights]),
-            wanted_gross=torch.cat([before.new_zeros(first), wanted_gross]),
-            score=torch.cat([before, score]),
-            ready=torch.cat([flags, ready]),
-            active=torch.cat([before, active]),
-            gate=torch.cat([before, gate]),
-            age=torch.cat([before, age]),
+            weights=whole(weights, silent),
+            wanted_gross=whole(wanted_gross, silent),
+            score=whole(score, silent),
+            ready=whole(ready, silent),
+            active=whole(active, silent),
+            gate=whole(gate, first),
+            age=whole(age, silent),
             product=product.detach(),
         )

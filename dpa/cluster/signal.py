@@ -31,15 +31,14 @@ def s_score(
 
     Returns
     -------
-    score : Tensor (n_bars, n_assets)
-        0 where not ready.
-    ready : bool Tensor (n_bars, n_assets)
+    score : Tensor (n_rows, n_assets)
+        Of bars ``window - 1`` and later, the first with a whole history; 0 where not ready.
+    ready : bool Tensor (n_rows, n_assets)
         All `window` residuals exist.
     """
     level = torch.cumsum(residual, 0) if cumulative else residual
-    ready = rolling_all(usable, window)
-    score = rolling_score(level, window)
-    return torch.where(ready, score, 0.0), ready
+    ready = rolling_all(usable, window)[window - 1 :]
+    return rolling_score(level, window) * ready, ready
 
 
 def band_pass(score: Tensor, entry: Tensor, stop: Tensor, sharpness: float, hard: bool) -> Tensor:

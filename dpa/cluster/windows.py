@@ -146,24 +146,21 @@ def rolling_score(path: Tensor, window: int, floor: float = 1e-3) -> Tensor:
 
     Returns
     -------
-    Tensor of shape (n_bars, n_assets)
-        ``(x - mean) / (std + floor)`` with the population standard deviation; 0 while there are
-        fewer than `window` bars.
+    Tensor of shape (n_bars - window + 1, n_assets)
+        ``(x - mean) / (std + floor)`` with the population standard deviation, of bars
+        ``window - 1`` and later; no rows when there are fewer bars.
     """
-    n_bars, n_assets = path.shape
-    n_out = n_bars - window + 1
-    if n_out <= 0:
-        return torch.zeros_like(path)
-    block = BLOCK
-    blocks = _blocks_differentiable(path, window, block)
+    n_out = max(0, path.shape[0] - window + 1)
+    if n_out == 0:
+        return path[:0]
+    blocks = _blocks_differentiable(path, window, BLOCK)
     local = blocks - blocks[:, :1]  # levels cancel: a running sum may drift far from zero
-    band = _band(torch.full((1, window), 1.0 / window, dtype=path.dtype, device=path.device), block)
+    band = _band(torch.full((1, window), 1.0 / window, dtype=path.dtype, device=path.device), BLOCK)
     mean = torch.matmul(band, local)
     square = torch.matmul(band, local * local)
     variance = (square - mean * mean).clamp_min(1e-12)
-    newest = local[:, window - 1 :]
-    score = ((newest - mean) / (variance.sqrt() + floor)).reshape(-1, n_assets)[:n_out]
-    return torch.cat([path.new_zeros(window - 1, n_assets), score])
+    score = (local[:, window - 1 :] - mean) / (variance.sqrt() + floor)
+    return score.reshape(-1, path.shape[1])[:n_out]
 
 
 def _blocks_differentiable(x: Tensor, window: int, block: int) -> Tensor:

@@ -83,8 +83,11 @@ def plain_loss(
     fit: slice,
     settings: Settings,
     bars_per_year: float,
-) -> Tensor:
-    """Training loss of the bars in `fit`; lag 1, linear costs and borrow, drifting holdings."""
+) -> tuple[Tensor, Tensor]:
+    """Training loss and net Sharpe of the bars in `fit`.
+
+    Lag 1, linear costs and borrow, drifting holdings.
+    """
     costs, training = settings.costs, settings.training
     held = torch.cat([torch.zeros_like(weights[:1]), weights[:-1]])
     gross = (held * returns).sum(1)
@@ -99,7 +102,7 @@ def plain_loss(
     sharpe = net.mean() / (net.std(correction=0) + 1e-4) * bars_per_year**0.5
     over = torch.relu(wanted_gross[fit] - settings.model.max_leverage).square().mean()
     busy = torch.relu(trades.mean() - training.turnover_budget)
-    return -sharpe + training.turnover_penalty * busy + training.leverage_penalty * over
+    return -sharpe + training.turnover_penalty * busy + training.leverage_penalty * over, sharpe
 
 
 def plain_train(
@@ -110,14 +113,19 @@ def plain_train(
     settings: Settings,
     bars_per_year: float,
 ) -> Tensor:
-    """Shapes after the settings' number of epochs of Adam; nothing is stopped early."""
+    """Shapes with the best training Sharpe among the settings' epochs of Adam."""
     shapes = shapes.clone().requires_grad_()
     optimizer = torch.optim.Adam([shapes], lr=settings.training.learning_rate)
-    for _ in range(settings.training.epochs):
+    best, best_sharpe = shapes.detach().clone(), -math.inf
+    for epoch in range(settings.training.epochs + 1):
         weights, wanted = plain_weights(log_prices, shapes, settings)
-        loss = plain_loss(weights, wanted, returns, fit, settings, bars_per_year)
+        loss, sharpe = plain_loss(weights, wanted, returns, fit, settings, bars_per_year)
+        if float(sharpe.detach()) > best_sharpe:
+            best, best_sharpe = shapes.detach().clone(), float(sharpe.detach())
+        if epoch == settings.training.epochs:
+            break
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_([shapes], settings.training.gradient_clip)
         optimizer.step()
-    return shapes.detach()
+    return best
