@@ -140,9 +140,7 @@ class RuleTrader:
         )
         self._net.append(result.net)
         self._write(fold, test, weights, result)
-        train = panel.times[
-            fold.train_start - start : max(fold.train_start + 1, fold.train_stop) - start
-        ]
+        train = panel.times[fold.train_start - start : fold.train_stop - start]
         self.reports.append(self._report(fold, train, result, began))
 
     def _write(self, fold: Fold, test: Panel, weights: Floats, result: BacktestResult) -> None:

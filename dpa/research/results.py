@@ -359,12 +359,12 @@ def sharpe_difference_error(a: Floats, b: Floats) -> float:
     return math.sqrt(max(0.0, 2.0 - 2.0 * correlation + moments) / len(a))
 
 
-def grid_table(run: RunResults, search: SearchStatistics | None) -> pd.DataFrame:
+def grid_rows(run: RunResults, search: SearchStatistics | None) -> pd.DataFrame:
     """The rows of ``grid_search_results.csv``, in grid order."""
     return _table(run.trials, tuple(run.manifest.axes), search.dsr if search else {})
 
 
-def baseline_table(run: RunResults) -> pd.DataFrame:
+def baseline_rows(run: RunResults) -> pd.DataFrame:
     """The rows of ``baselines.csv``: no `dsr`, for no baseline was picked among several."""
     return _table(run.baselines, tuple(run.manifest.axes), {})
 
@@ -384,9 +384,9 @@ def write_grid_csv(run: RunResults, search: SearchStatistics | None = None) -> p
     """Write ``grid_search_results.csv`` and ``baselines.csv``; the grid's rows."""
     search = search or search_statistics(run)
     directory = RunDirectory(run.path)
-    grid = grid_table(run, search)
+    grid = grid_rows(run, search)
     _write_csv(grid, directory.results_csv)
-    _write_csv(baseline_table(run), directory.baselines_csv)
+    _write_csv(baseline_rows(run), directory.baselines_csv)
     return grid
 
 

@@ -1,0 +1,231 @@
+"""What the figures mean, in sentences: the verdict first, then each statistic's caveat."""
+
+import math
+from dataclasses import dataclass
+
+from dpa.config import Settings
+from dpa.research.report.grid_pictures import rank_persistence
+from dpa.research.report.style import short
+from dpa.research.results import Comparison, RunResults, SearchStatistics, TrialResults
+
+CONFIDENT = 0.95
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One figure with what it does and does not say."""
+
+    name: str
+    value: str
+    meaning: str
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number for a sentence; a dash where there is none."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """A fraction as a percentage; a dash where there is none."""
+    return f"{value:.{digits}%}" if math.isfinite(value) else "–"
+
+
+def probability(value: float) -> str:
+    """A probability that does not pretend to certainty."""
+    if not math.isfinite(value):
+        return "–"
+    return "< 0.01" if value < 0.01 else "> 0.99" if value > 0.99 else f"{value:.2f}"
+
+
+def verdict(run: RunResults, search: SearchStatistics | None) -> str:
+    """Whether the best trial is better than its baselines after deflation, in plain words."""
+    best = run.best
+    if best is None or search is None:
+        failed = sum(trial.status == "failed" for trial in run.trials)
+        return f"Nothing to judge: no trial has results ({failed} of {len(run.trials)} failed)."
+    done = sum(trial.status == "done" for trial in run.trials)
+    so_far = "" if done == len(run.trials) else f"So far ({done} of {len(run.trials)} trials): "
+    return so_far + _answer(run, best, search)
+
+
+def _answer(run: RunResults, best: TrialResults, search: SearchStatistics) -> str:
+    sharpe, error = best.summary["net_sharpe"], best.summary["net_sharpe_se"]
+    earned = f"net Sharpe {number(sharpe)} ± {number(error)} ({short(best.parameters)})"
+    lucky = f"the best of {search.n_trials} without skill would show about"
+    noise = number(search.expected_max_sharpe)
+    beaten = [c for c in search.comparisons if c.probability >= CONFIDENT]
+    unbeaten = [c for c in search.comparisons if not c.probability >= CONFIDENT]
+    skilled = search.dsr[best.name] >= CONFIDENT
+    if len(search.comparisons) < len(run.manifest.baselines) or not run.manifest.baselines:
+        missing = "not every baseline has results"
+        return f"No verdict yet, {missing}. Best trial: {earned}; {lucky} {noise}."
+    if skilled and not unbeaten:
+        return (
+            f"Yes: the best trial is better than its {len(beaten)} baselines, search and all: "
+            f"{earned}, where {lucky} {noise}. Read the caveats before believing it."
+        )
+    if not skilled and search.n_trials > 1:
+        reason = f"{earned} is what luck can give: {lucky} {noise}"
+    elif not skilled:
+        reason = f"{earned} cannot be told from zero"
+    else:
+        reason = earned
+    rivals = _rivals(run, unbeaten, sharpe)
+    return f"No: the best trial is not shown to be better than its baselines. {reason}{rivals}."
+
+
+def _rivals(run: RunResults, unbeaten: list[Comparison], sharpe: float) -> str:
+    level = {b.name: b.summary["net_sharpe"] for b in run.measured_baselines}
+    ahead = [f"{c.baseline} {number(level[c.baseline])}" for c in unbeaten
+             if level[c.baseline] >= sharpe]  # fmt: skip
+    close = [f"{c.baseline} {number(level[c.baseline])}" for c in unbeaten
+             if level[c.baseline] < sharpe]  # fmt: skip
+    words = f"; ahead of it: {', '.join(ahead)}" if ahead else ""
+    return words + (f"; too close to call: {', '.join(close)}" if close else "")
+
+
+def statistics_in_words(run: RunResults, search: SearchStatistics) -> list[Statistic]:
+    """Each statistic of the search with its caveat."""
+    best = run.best
+    if best is None:
+        return []
+    summary = best.summary
+    return [
+        Statistic(
+            "Net Sharpe ratio of the best trial",
+            f"{number(summary['net_sharpe'])} ± {number(summary['net_sharpe_se'])}",
+            "Annual, out of sample, after costs. The error is Lo's (2002), allowing for fat "
+            "tails and autocorrelation; it covers sampling only, not a change of regime, and not "
+            "that this trial was picked for being the best.",
+        ),
+        Statistic(
+            "Probabilistic Sharpe ratio",
+            probability(summary["psr"]),
+            "Probability that the true ratio is above zero if this had been the only trial. "
+            "It was not, so the next line is the one to read.",
+        ),
+        *_search_statistics(search, search.dsr[best.name]),
+        *[_comparison(comparison) for comparison in search.comparisons],
+        *_persistence(run),
+    ]
+
+
+def _search_statistics(search: SearchStatistics, dsr: float) -> list[Statistic]:
+    if search.n_trials < 2:
+        return [
+            Statistic(
+                "Deflated Sharpe ratio",
+                probability(dsr),
+                "With one trial there is no search to deflate for: equal to the line above. "
+                "Trials made in earlier runs on the same data count too, and are not in it.",
+            )
+        ]
+    found = [
+        Statistic(
+            "Deflated Sharpe ratio",
+            probability(dsr),
+            f"Probability that the best of {search.n_trials} trials has skill (Bailey & López "
+            f"de Prado 2014): the best of as many without any would show "
+            f"{number(search.expected_max_sharpe)} a year. Above {CONFIDENT} is evidence. "
+            "Earlier runs on the same data are trials too, and are not counted.",
+        ),
+        Statistic(
+            "Effective number of trials",
+            number(search.effective_trials, 1),
+            f"Independent trials that the {search.n_trials} correlated ones amount to. The "
+            f"deflation above counts all {search.n_trials}, the stricter choice.",
+        ),
+    ]
+    overfitting = search.overfitting
+    if overfitting is not None:
+        found.append(
+            Statistic(
+                "Probability of backtest overfitting",
+                number(overfitting.probability),
+                f"How often the best trial of one half of the history ranks in the lower half "
+                f"of the other, over {len(overfitting.logits)} ways of halving it (CSCV, "
+                "Bailey et al. 2015). 0.5 is what noise gives. It judges the choice within "
+                "this grid: a low value among trials that all lose is no comfort. In "
+                f"{percent(overfitting.probability_of_loss, 0)} of the ways the choice lost "
+                "money.",
+            )
+        )
+    return found
+
+
+def _comparison(comparison: Comparison) -> Statistic:
+    return Statistic(
+        f"Better than {comparison.baseline}",
+        probability(comparison.probability),
+        f"The net Sharpe ratio differs by {number(comparison.sharpe_difference)} ± "
+        f"{number(comparison.standard_error)} (Jobson & Korkie 1981, Memmel 2003). The "
+        "probability takes off what picking the best trial gives by luck.",
+    )
+
+
+def _persistence(run: RunResults) -> list[Statistic]:
+    persistence = rank_persistence(run)
+    if math.isnan(persistence):
+        return []
+    return [
+        Statistic(
+            "Rank persistence",
+            number(persistence),
+            "Mean rank correlation of the trials' Sharpe ratios in one fold and in the next. "
+            "Near 0, the parameters that did well say nothing about those that will.",
+        )
+    ]
+
+
+def caveats(run: RunResults) -> list[str]:
+    """What no figure in the report can show."""
+    settings = run.manifest.settings
+    return [_survivorship(run), _execution(settings), _costs(settings), _baselines()]
+
+
+def _survivorship(run: RunResults) -> str:
+    if run.manifest.data.source == "sample":
+        return (
+            "Survivorship bias: the sample holds 20 companies that are large today. That they "
+            "survived was not known at the time, so every figure is flattered, the equal-weight "
+            "baseline most of all."
+        )
+    return (
+        "Survivorship bias: a run cannot know how its list of names was chosen. If it holds "
+        "companies picked today (say, present members of an index), failures are missing, every "
+        "figure is flattered, and the equal-weight baseline most of all."
+    )
+
+
+def _execution(settings: Settings) -> str:
+    lag = settings.walk_forward.execution_lag
+    if lag == 1:
+        return (
+            "Execution: decided and filled at the same close (execution_lag 1), which takes a "
+            "closing-auction order placed a moment before. Repeat with --execution-lag 2 to "
+            "see what one bar's delay costs."
+        )
+    return f"Execution: filled {lag - 1} bar(s) after the close that decided (execution_lag {lag})."
+
+
+def _costs(settings: Settings) -> str:
+    costs = settings.costs
+    impact = (
+        f"impact as the square-root law at {costs.nav_usd:,.0f} USD, where traded value is known"
+        if settings.data.dollar_volume_path or settings.data.path is not None
+        else "no market impact, for the data has no traded value"
+    )
+    return (
+        f"Costs are a model: {costs.half_spread_bps:g} bps half-spread and "
+        f"{costs.commission_bps:g} bps commission on all that is traded, "
+        f"{costs.borrow_bps_per_year:g} bps a year to borrow, {impact}. Financing and interest "
+        "on cash are left out, for the model and the baselines alike."
+    )
+
+
+def _baselines() -> str:
+    return (
+        "Baselines: same test dates, costs and execution lag; equal_weight is long only and "
+        "carries the market's risk, the others are held to the same limits as the model. Their "
+        "settings were fixed beforehand, so they need no deflation."
+    )
