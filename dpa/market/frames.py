@@ -360,3 +360,19 @@ def align(frame: Frame, closes: Nanoseconds, names: Sequence[str], path: object)
 def with_interval(config: DataConfig, interval: Interval) -> DataConfig:
     """`config` with the interval made explicit."""
     return config.model_copy(update={"interval": str(interval)})
+
+
+def judge_empty_names(
+    names: Sequence[str], empty: Sequence[str], config: DataConfig, origin: str, fault: Fault
+) -> None:
+    """Refuse names that never have a price, unless `config` says to leave them out."""
+    if len(empty) == len(names):
+        raise DataError(f"{origin}: there is no price at all", "give a file with prices")
+    if empty and not config.drop_empty_names:
+        more = f" (nor have {len(empty) - 1} more: {', '.join(empty[1:6])})" if empty[1:] else ""
+        error = DataError(
+            f"{origin}: column {empty[0]!r} has no price in any row{more}",
+            "remove it, choose others with data.names, or set data.drop_empty_names "
+            "(--drop-empty-names true)",
+        )
+        fault("empty_name", len(empty), error)

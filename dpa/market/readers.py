@@ -5,15 +5,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from dpa.config import DataConfig
-from dpa.errors import ConfigError, DataError
-from dpa.market.calendars import Nanoseconds, TradingCalendar, as_date, nanoseconds, utc_index
-from dpa.market.frames import Frame, align, choose_names, is_long, read_frame, read_wide
+from dpa.errors import ConfigError
+from dpa.market.calendars import utc_index
+from dpa.market.frames import (
+    Frame,
+    align,
+    choose_names,
+    is_long,
+    judge_empty_names,
+    read_frame,
+    read_wide,
+)
 from dpa.market.intervals import DAY, Interval
 from dpa.market.panel import Bools, Floats, Panel
+from dpa.market.ranges import between_dates
 from dpa.market.sample import SAMPLE, read_sample
+from dpa.market.selections import select_shards
 from dpa.market.stamps import OFF_SESSION, Fault, Stamps, bar_closes, refuse
 from dpa.market.tables import open_source
 from dpa.market.universe import Universe, UniverseRules
@@ -105,9 +114,7 @@ def load_with_report(config: DataConfig, fault: Fault = refuse) -> tuple[Panel, 
     """
     path = None if config.path in (None, SAMPLE) else Path(str(config.path))
     if path is not None and path.is_dir():
-        from dpa.market.shard_files import load_shards
-
-        return load_shards(path, config, fault)
+        return _load_shards(path, config, fault)
     if path is None:
         frame, layout, origin = _sample_frame(config), "sample", SAMPLE
     else:
@@ -134,6 +141,20 @@ def load_with_report(config: DataConfig, fault: Fault = refuse) -> tuple[Panel, 
         int(frame.off_session.sum()),
         names_without_price(panel),
         dropped,
+    )
+    return panel, report
+
+
+def _load_shards(path: Path, config: DataConfig, fault: Fault) -> tuple[Panel, LoadReport]:
+    selection = select_shards(path, config, fault)
+    panel = selection.panel()
+    report = LoadReport(
+        str(path),
+        "shards",
+        selection.manifest.n_bars,
+        selection.off_session_prices,
+        names_without_price(panel),
+        selection.dropped_names,
     )
     return panel, report
 
@@ -172,15 +193,7 @@ def without_empty_names(
     empty = _without(frame.names, frame.values)
     if not empty:
         return frame, ()
-    if len(empty) == len(frame.names):
-        raise DataError(f"{origin}: there is no price at all", "give a file with prices")
-    if not config.drop_empty_names:
-        more = f" (nor do {len(empty) - 1} more: {', '.join(empty[1:6])})" if empty[1:] else ""
-        error = DataError(
-            f"{origin}: column {empty[0]!r} has no price in any row{more}",
-            "remove it, choose others with data.names, or set data.drop_empty_names",
-        )
-        fault("empty_name", len(empty), error)
+    judge_empty_names(frame.names, empty, config, origin, fault)
     names = tuple(name for name in frame.names if name not in set(empty))
     priced = np.isin(frame.names, names)
     volume = None if frame.dollar_volume is None else frame.dollar_volume[:, priced]
@@ -214,43 +227,3 @@ def _membership(frame: Frame, volume: Floats | None, config: DataConfig, origin:
     rules = UniverseRules.from_config(config)
     rules.require(volume is not None, origin)
     return Universe(rules, len(frame.names)).update(frame.values, volume)
-
-
-def date_span(config: DataConfig, closes: Nanoseconds) -> tuple[int, int]:
-    """First bar and bar after the last whose venue date is within ``start`` and ``end``.
-
-    Parameters
-    ----------
-    config : DataConfig
-        Dates are days in the time zone of its calendar.
-    closes : int64 ndarray of shape (n_bars,)
-        Bar closes, UTC nanoseconds, increasing.
-    """
-    start, stop = 0, len(closes)
-    zone = TradingCalendar(config.calendar).time_zone
-    # a bar closing at midnight belongs to the day that ends there
-    if config.start is not None:
-        first = as_date(config.start, "data.start").tz_localize(zone)
-        start = int(np.searchsorted(closes, nanoseconds(pd.DatetimeIndex([first]))[0], "right"))
-    if config.end is not None:
-        day_after = as_date(config.end, "data.end") + pd.Timedelta(1, "D")
-        last = day_after.tz_localize(zone)
-        stop = int(np.searchsorted(closes, nanoseconds(pd.DatetimeIndex([last]))[0], "right"))
-    return start, stop
-
-
-def between_dates(panel: Panel, config: DataConfig, origin: str) -> Panel:
-    """The bars of `panel` within ``start`` and ``end``, both inclusive."""
-    start, stop = date_span(config, nanoseconds(panel.times))
-    if start >= stop:
-        raise no_bars(origin, config, panel.times[0], panel.times[-1])
-    return panel.window(start, stop)
-
-
-def no_bars(origin: str, config: DataConfig, first: pd.Timestamp, last: pd.Timestamp) -> DataError:
-    """The error for an empty selection of dates."""
-    return DataError(
-        f"{origin}: no bar from {config.start or 'the start'} to {config.end or 'the end'}; "
-        f"it covers {first.date()} to {last.date()}",
-        "correct data.start and data.end",
-    )
