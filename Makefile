@@ -62,10 +62,13 @@ test: $(INSTALLED_DEV) ## install, then ruff, mypy, import-linter and pytest
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest --ignore=tests/benchmarks $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(INSTALLED_DEV) ## the measured comparisons of tests/benchmarks
-	$(BIN)/python -m pytest tests/benchmarks -s $(ARGS)
+bench: $(INSTALLED_DEV) ## the measured comparisons; DPA_MARKET_DATA=folder of real prices
+	$(BIN)/python tests/benchmarks/bench_truth.py
+	$(BIN)/python tests/benchmarks/bench_memory.py
+	$(BIN)/python tests/benchmarks/bench_speed.py \
+	  --data "$${DPA_MARKET_DATA:?is not set: the folder of us_daily_close.parquet}/us_daily_close.parquet"
 
 constraints: $(INSTALLED_DEV) ## write down the versions installed in the virtual environment
 	@{ sed '/^[^#]/,$$d' constraints.txt; \
