@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dpa.cluster.elementwise import sigmoid
+
 WEIGHT_FLOOR = 1e-6
 NEAR_TIE = 1e-6  # clusters this near the nearest, relative in exp, share its subgradient
 CACHE_FLOATS = 100000  # elements of one array over clusters that are worked on at a time
@@ -160,7 +162,7 @@ def _soft_assign(
     best = product.amax(1)
     torch.addcmul((best * -scale).unsqueeze(1), product, scale.unsqueeze(1), out=out)
     share = out.exp_().sum(1).reciprocal_()
-    gate = torch.sigmoid(gating.sharpness * (best * inverse_scale - gating.threshold)) * valid
+    gate = sigmoid(gating.sharpness * (best * inverse_scale - gating.threshold)) * valid
     return _Assigned(out, share, gate)
 
 

@@ -6,6 +6,7 @@ Axes are (n_bars, n_assets). Every value at a bar comes from that bar and earlie
 import torch
 from torch import Tensor
 
+from dpa.cluster.elementwise import sigmoid
 from dpa.cluster.windows import rolling_all, rolling_score
 
 
@@ -46,7 +47,7 @@ def band_pass(score: Tensor, entry: Tensor, stop: Tensor, sharpness: float, hard
     size = score.abs()
     if hard:
         return ((size > entry) & (size < stop)).to(score.dtype)
-    return torch.sigmoid(sharpness * (size - entry)) * torch.sigmoid(sharpness * (stop - size))
+    return sigmoid(sharpness * (size - entry)) * sigmoid(sharpness * (stop - size))
 
 
 def linear_scan(keep: Tensor, add: Tensor) -> Tensor:
@@ -134,4 +135,4 @@ def age_gate(
     age = linear_scan(active * same_side, active)
     if hard:
         return age, (age <= max_age + 0.5).to(active.dtype)
-    return age, torch.sigmoid(sharpness * (max_age + 0.5 - age))
+    return age, sigmoid(sharpness * (max_age + 0.5 - age))
