@@ -67,7 +67,11 @@ class Comovement:
             self.mean, scale = features.mean[rows], features.scale[rows]
         else:
             self.root = lag_weights.sqrt()
-            self.mean, scale = moments(features.series, lag_weights)
+            # squares of levels far from 0 would cancel in single precision
+            levels = features.kind == "price_path"
+            series = features.series.double() if levels else features.series
+            exact = moments(series, lag_weights.to(series.dtype))
+            self.mean, scale = (moment.to(features.series.dtype) for moment in exact)
             scale = torch.where(features.valid[rows], scale, 1.0)
         self.inverse_scale = features.valid[rows] / scale
 
