@@ -42,11 +42,15 @@ class PlainScan:
 
 
 def plain_blocks(
-    manifest: ShardManifest, file: ShardFile, config: DataConfig, names: Sequence[str]
+    manifest: ShardManifest,
+    file: ShardFile,
+    config: DataConfig,
+    names: Sequence[str],
+    fault: Fault = refuse,
 ) -> Iterator[Block]:
     """Bars of one plain file, a few MiB at a time; every priced name is a member."""
     source = open_source(manifest.path(file))
-    frame = _read(source, config, names, manifest.interval)
+    frame = _read(source, config, names, manifest.interval, fault)
     if len(frame.closes) != file.n_bars:
         raise DataError(f"{source.path}: changed while it was being used", "start again")
     size = max(_BLOCK_CELLS // len(names), 1)

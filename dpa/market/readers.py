@@ -23,7 +23,7 @@ from dpa.market.panel import Bools, Floats, Panel
 from dpa.market.ranges import between_dates
 from dpa.market.sample import SAMPLE, read_sample
 from dpa.market.selections import select_shards
-from dpa.market.stamps import OFF_SESSION, Fault, Stamps, bar_closes, refuse
+from dpa.market.stamps import OFF_SESSION, Fault, Stamps, bar_closes, overlook, refuse
 from dpa.market.tables import open_source
 from dpa.market.universe import Universe, UniverseRules
 
@@ -147,7 +147,7 @@ def load_with_report(config: DataConfig, fault: Fault = refuse) -> tuple[Panel, 
 
 def _load_shards(path: Path, config: DataConfig, fault: Fault) -> tuple[Panel, LoadReport]:
     selection = select_shards(path, config, fault)
-    panel = selection.panel()
+    panel = selection.panel(refuse if fault is refuse else overlook)
     report = LoadReport(
         str(path),
         "shards",

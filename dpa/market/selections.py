@@ -111,10 +111,10 @@ class ShardSelection:
             first += file.n_bars
         return tuple(chosen)
 
-    def raw_blocks(self, file: ShardFile) -> Iterator[Block]:
+    def raw_blocks(self, file: ShardFile, fault: Fault = refuse) -> Iterator[Block]:
         """All bars and selected names of one file, before dates and universe are applied."""
         if self.plain:
-            yield from plain_blocks(self.manifest, file, self.config, self.names)
+            yield from plain_blocks(self.manifest, file, self.config, self.names, fault)
             return
         column = {name: place for place, name in enumerate(self.manifest.names)}
         chosen = np.array([column[name] for name in self.names])
@@ -122,18 +122,23 @@ class ShardSelection:
         for block in read_blocks(self.manifest, file):
             yield block if whole else _columns(block, chosen)
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self, fault: Fault = refuse) -> Iterator[Block]:
         """The selected bars in time order, one file in memory at a time."""
         cutter = SelectionCutter(self)
         for file in self.files():
-            for block in self.raw_blocks(file):
+            for block in self.raw_blocks(file, fault):
                 selected = cutter.select(block)
                 if selected.n_bars:
                     yield selected
 
-    def panel(self) -> Panel:
+    def panels(self) -> Iterator[Panel]:
+        """The selected bars as consecutive panels of a few MiB."""
+        for block in self.blocks():
+            yield block.panel(self.names, self.interval, self.calendar)
+
+    def panel(self, fault: Fault = refuse) -> Panel:
         """The selected bars in memory."""
-        return join(list(self.blocks())).panel(self.names, self.interval, self.calendar)
+        return join(list(self.blocks(fault))).panel(self.names, self.interval, self.calendar)
 
 
 class SelectionCutter:

@@ -168,7 +168,7 @@ def write_shards(
         When `out` exists or cannot be written.
     """
     target = Path(out)
-    _check_target(target, force)
+    check_target(target, force)
     pieces = iter([panels] if isinstance(panels, Panel) else panels)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -188,7 +188,8 @@ def write_shards(
     return ShardManifest.load(target)
 
 
-def _check_target(target: Path, force: bool) -> None:
+def check_target(target: Path, force: bool) -> None:
+    """:class:`DataError` when shards may not be written to `target`."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not (target / MANIFEST).exists():

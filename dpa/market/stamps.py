@@ -23,6 +23,10 @@ def refuse(kind: str, count: int, error: DataError) -> None:
     raise error
 
 
+def overlook(kind: str, count: int, error: DataError) -> None:
+    """Go on without a word: for a second reading of what has been reported already."""
+
+
 @dataclass(frozen=True, eq=False)
 class Stamps:
     """Unique time stamps of a file, in increasing order, and how to speak of them.
