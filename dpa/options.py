@@ -15,7 +15,7 @@ import annotated_types
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from dpa.config import ENV_PREFIX, Settings
+from dpa.config import ENV_PREFIX, Settings, load_settings
 from dpa.errors import ConfigError
 
 ALIASES = {"path": ("--data",)}
@@ -237,6 +237,33 @@ def read_overrides(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
         option = settings_options()[name]
         overrides.setdefault(option.section, {})[name] = option.parse(text, option.flag)
     return overrides
+
+
+def add_resume(parser: Any) -> None:
+    """The options that finish an interrupted run."""
+    parser.add_argument(
+        "--resume", metavar="RUN", help="finish an interrupted run: id, directory or 'latest'"
+    )
+    parser.add_argument(
+        "--accept-changed-code",
+        action="store_true",
+        help="resume although dpa was changed since the run began",
+    )
+
+
+def refuse_settings(arguments: argparse.Namespace) -> None:
+    """A resumed run keeps its settings: refuse ``--config`` and every settings option."""
+    given = ["config"] * bool(arguments.config) + list(given_options(arguments))
+    if given:
+        flag = "--" + given[0].replace("_", "-")
+        raise ConfigError(
+            f"{flag}: a resumed run keeps the settings it began with", f"leave {flag} out"
+        )
+
+
+def settings_from(arguments: argparse.Namespace) -> Settings:
+    """Settings from a parsed command line: ``--config``, the environment, and the options."""
+    return load_settings(arguments.config, read_overrides(arguments))
 
 
 def read_axes(arguments: argparse.Namespace) -> dict[str, tuple[Any, ...]]:

@@ -156,10 +156,14 @@ class Manifest(Frozen):
 def run_fingerprint(
     settings: Settings, axes: Mapping[str, tuple[Any, ...]], data_fingerprint: str
 ) -> str:
-    """Hash of what determines a run's numbers: settings, axes, data, code, library versions."""
+    """Hash of what determines a run's numbers: settings, axes, data, code, library versions.
+
+    The bars themselves count, not where they lie.
+    """
+    places = {"data": {"path", "dollar_volume_path"}}
     return stable_hash(
         {
-            "settings": settings.model_dump(mode="json"),
+            "settings": settings.model_dump(mode="json", exclude=places),
             "axes": {name: list(values) for name, values in axes.items()},
             "data": data_fingerprint,
             "code": code_hash(),
@@ -324,16 +328,16 @@ class RunDirectory:
         return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
 
 
-def storage_error(storage: Path, error: OSError) -> RunError:
-    """The error for a storage path that cannot be written."""
+def storage_error(storage: Path, error: OSError, option: str = "--storage") -> RunError:
+    """The error for a path that cannot be written."""
     return RunError(
-        f"--storage {storage}: cannot be written ({error.strerror or error})",
+        f"{option} {storage}: cannot be written ({error.strerror or error})",
         "give a directory you may write to",
     )
 
 
-def check_storage(storage: Path) -> None:
-    """Prove that a run could be written under `storage`, leaving nothing behind.
+def check_storage(storage: Path, option: str = "--storage") -> None:
+    """Prove that files could be written under `storage`, leaving nothing behind.
 
     Raises
     ------
@@ -347,7 +351,7 @@ def check_storage(storage: Path) -> None:
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as e:
-        raise storage_error(storage, e) from e
+        raise storage_error(storage, e, option) from e
 
 
 def list_runs(storage: Path) -> list[RunDirectory]:

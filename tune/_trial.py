@@ -1,7 +1,5 @@
 """A trial of the grid as a Ray Tune trainable, and a baseline as a Ray task."""
 
-import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,23 +11,14 @@ from ray.exceptions import RayError
 from ray.tune import PlacementGroupFactory
 from ray.util.metrics import Gauge
 
-from dpa.config import Settings
+from dpa.errors import TransientError
 from dpa.market.panel import BarSource
-from dpa.research.baselines import run_baseline
 from dpa.research.grid import Trial
-from dpa.research.rolling import FOLDS
-from dpa.research.trials import (
-    ERROR,
-    SUMMARY,
-    TrialRun,
-    numbers,
-    record_failure,
-    reset_process,
-)
-from dpa.runs import RunDirectory, write_atomically
-from dpa.validation.splits import Fold
+from dpa.research.trials import TrialRun, finish_baseline, numbers, record_failure
+from dpa.runs import RunDirectory
 
-WORTH_RETRYING = (OSError, RayError)  # a lost node or a slow disk; anything else would repeat
+# a lost node or a slow disk; anything else would only happen again
+WORTH_RETRYING = (OSError, RayError, TransientError)
 
 
 @dataclass(frozen=True)
@@ -112,16 +101,11 @@ def trial_gauges(run: str, trial: str) -> dict[str, Gauge]:
 
 
 @ray.remote(num_cpus=1, max_retries=2)
-def baseline_task(name: str, work: Work, settings: Settings, folds: tuple[Fold, ...]) -> str | None:
-    """Run one baseline over the folds; None, or the error that became its row."""
+def baseline_task(name: str, work: Work, trial: Trial) -> str | None:
+    """Run one baseline beside the trials; None, or the error that became its row."""
     folder = work.run.baseline(name)
     try:
-        reset_process(settings.training.seed)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ERROR).unlink(missing_ok=True)
-        summary = run_baseline(name, settings, work.source, folds, folder, work.last_bar)
-        write_atomically(folder / SUMMARY, json.dumps(summary, default=float) + "\n")
-        shutil.rmtree(folder / FOLDS, ignore_errors=True)
+        finish_baseline(name, trial, work.source, folder, work.last_bar)
     except WORTH_RETRYING:
         raise
     except Exception as error:  # the edge of the process, as for a trial

@@ -14,7 +14,8 @@ from ray.exceptions import RayError
 from rich.console import Console
 
 from dpa.clock import Clock
-from dpa.research.baselines import BASELINES
+from dpa.errors import RunError
+from dpa.market.shards import ShardStoreSource, start_shard_store
 from dpa.research.grid import Trial, central_trial
 from dpa.research.history import History
 from dpa.research.trials import ERROR, SUMMARY, record_failure
@@ -52,27 +53,32 @@ def work_through(
     ray.cloudpickle.register_pickle_by_value(_trial)  # workers elsewhere do not have tune/
     ended = {t.trial_id: "done" for t in trials if (run.trial(t.trial_id) / SUMMARY).is_file()}
     missing = [trial for trial in trials if trial.trial_id not in ended]
-    waiting = [name for name in BASELINES if not (run.baseline(name) / SUMMARY).is_file()]
+    waiting = [
+        name
+        for name in run.read_manifest().baselines
+        if not (run.baseline(name) / SUMMARY).is_file()
+    ]
     if not (missing or waiting):
         return
-    with history.source() as source:
-        work = Work(run, source, history.last_bar, {t.trial_id: t for t in trials})
-        central = central_trial(trials)
-        shared = ray.put(work)
-        answers = {
-            name: baseline_task.remote(name, shared, central.settings, central.folds)
-            for name in waiting
-        }
-        board = Board(
-            {t.trial_id: t.label for t in trials},
-            {t.trial_id: len(t.folds) for t in trials},
-            clock,
-        )
-        board.restore(ended)
-        if missing:
-            with showing(board, console) as callback:
-                record_lost(run, fit(work, missing, callback, gpus, reuse_actors))
-        await_baselines(run, answers, console)
+    source = open_source(history)
+    work = Work(run, source, history.last_bar, {t.trial_id: t for t in trials})
+    central, shared = central_trial(trials), ray.put(work)
+    answers = {name: baseline_task.remote(name, shared, central) for name in waiting}
+    board = Board(
+        {t.trial_id: t.label for t in trials}, {t.trial_id: len(t.folds) for t in trials}, clock
+    )
+    board.restore(ended)
+    if missing:
+        with showing(board, console) as callback:
+            record_lost(run, fit(work, missing, callback, gpus, reuse_actors))
+    await_baselines(run, answers, console)
+
+
+def open_source(history: History) -> ShardStoreSource:
+    """The shards of `history`, read once by one actor for all trials and baselines."""
+    if history.selection is None:
+        raise RunError(f"{history.origin}: there are no shards", "write them first")
+    return ShardStoreSource(start_shard_store(history.selection), history.selection)
 
 
 def fit(

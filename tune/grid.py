@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -22,13 +22,12 @@ from rich.console import Console
 from dpa.cli import STORAGE, guarded
 from dpa.clock import Clock, SystemClock
 from dpa.config import Settings
-from dpa.errors import ConfigError, RunError
-from dpa.options import OneLineParser, add_settings_options, given_options, read_axes
-from dpa.research.baselines import BASELINES
+from dpa.options import OneLineParser, add_resume, add_settings_options, read_axes, refuse_settings
 from dpa.research.closing import close_run, closing_words
-from dpa.research.grid import Grid, Trial, central_trial, grid_points, load_grid, plan_trials
-from dpa.research.history import History, open_history, reopen_history
-from dpa.runs import RunDirectory, check_storage, code_hash, find_run, new_manifest
+from dpa.research.grid import load_grid
+from dpa.research.history import ensure_shards
+from dpa.research.plan import Plan, directory_of, plan_new, plan_resumed
+from dpa.runs import RunDirectory
 
 EXAMPLES = """examples:
   python tune/grid.py
@@ -53,20 +52,13 @@ def build_parser() -> OneLineParser:
         epilog=EXAMPLES,
     )
     run = parser.add_argument_group("the run")
-    run.add_argument(
-        "--resume", metavar="RUN", help="finish an interrupted run: id, directory or 'latest'"
-    )
+    add_resume(run)
     run.add_argument(
         "--storage",
         type=Path,
         default=Path(STORAGE),
         metavar="PATH",
         help=f"where runs are kept; on a cluster a path all nodes share [{STORAGE}]",
-    )
-    run.add_argument(
-        "--accept-changed-code",
-        action="store_true",
-        help="resume although dpa was changed since the run began",
     )
     cluster = parser.add_argument_group("Ray")
     cluster.add_argument(
@@ -107,56 +99,25 @@ def share(text: str) -> float:
     return number
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Everything checked, nothing written yet; `resumed` is the run to finish, if any."""
-
-    grid: Grid
-    history: History
-    trials: list[Trial]
-    resumed: RunDirectory | None = None
-
-
-def plan_new(arguments: argparse.Namespace) -> Plan:
-    """A new run, from the command line."""
-    grid = load_grid(arguments.config, read_axes(arguments), os.environ)
-    grid_points(grid)  # contradictions before the data is read
-    check_storage(arguments.storage)
-    history = open_history(grid.settings.data)
-    return Plan(grid, history, plan_trials(grid, history.n_bars))
-
-
-def plan_resumed(arguments: argparse.Namespace) -> Plan:
-    """The rest of an interrupted run, from its manifest."""
-    given = ["config"] * bool(arguments.config) + list(given_options(arguments))
-    if given:
-        flag = "--" + given[0].replace("_", "-")
-        raise ConfigError(
-            f"{flag}: a resumed run keeps the settings it began with", f"leave {flag} out"
-        )
-    run = find_run(arguments.resume, arguments.storage)
-    manifest = run.read_manifest()
-    if manifest.code_hash != code_hash() and not arguments.accept_changed_code:
-        raise RunError(
-            f"{run.path.name}: dpa was changed since the run began "
-            f"({manifest.code_version}, sources {manifest.code_hash[:12]})",
-            "start a new run, or give --accept-changed-code to mix the two",
-        )
-    check_storage(run.path)
-    grid = Grid(manifest.settings, manifest.axes)
-    history = reopen_history(manifest.settings.data, manifest.data)
-    return Plan(grid, history, plan_trials(grid, history.n_bars), run)
+def read_plan(arguments: argparse.Namespace) -> Plan:
+    """What is to be done, checked; nothing is written yet."""
+    if not arguments.resume:
+        grid = load_grid(arguments.config, read_axes(arguments), os.environ)
+        return plan_new(grid, arguments.storage)
+    refuse_settings(arguments)
+    return plan_resumed(arguments.resume, arguments.storage, arguments.accept_changed_code)
 
 
 def run_grid(arguments: argparse.Namespace, console: Console, clock: Clock) -> int:
     """Run or resume a grid; the exit code."""
-    plan = plan_resumed(arguments) if arguments.resume else plan_new(arguments)
+    plan = read_plan(arguments)
     run = plan.resumed
     try:
         with session(arguments.address, arguments.num_cpus, not arguments.no_dashboard) as url:
-            storage = arguments.storage.resolve() if run is None else run.path
+            storage = arguments.storage.resolve() if run is None else run.path.parent
             check_shared(storage)
-            run = run or create_run(plan, storage, clock)
+            plan = replace(plan, history=ensure_shards(plan.history, storage / ".cache" / "shards"))
+            run = directory_of(plan, storage, clock)
             with run.lock():
                 run.set_status("running")
                 announce(console, run, plan, url)
@@ -189,23 +150,14 @@ def finish(run: RunDirectory, console: Console, clock: Clock, interrupted: bool)
     return done
 
 
-def create_run(plan: Plan, storage: Path, clock: Clock) -> RunDirectory:
-    """The directory of a new run; the history becomes shards first, once for all runs."""
-    data = plan.history.write_shards(storage / ".cache" / "shards")
-    folds = plan.history.fold_records(central_trial(plan.trials).folds)
-    manifest = new_manifest(
-        plan.grid.settings, plan.grid.axes, data, folds, len(plan.trials), tuple(BASELINES), clock
-    )
-    return RunDirectory.create(storage, manifest)
-
-
 def announce(console: Console, run: RunDirectory, plan: Plan, url: str) -> None:
     """What starts, and where to look."""
     folds = sum(len(trial.folds) for trial in plan.trials)
+    n_baselines = len(run.read_manifest().baselines)
     lines = [
         f"run        {run.path}",
         f"data       {plan.history.words}",
-        f"grid       {len(plan.trials)} trials, {folds} folds, {len(BASELINES)} baselines",
+        f"grid       {len(plan.trials)} trials, {folds} folds, {n_baselines} baselines",
     ]
     if url:
         lines.append(f"dashboard  http://{url}/#/actors")

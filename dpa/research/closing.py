@@ -1,17 +1,100 @@
 """What ends a run, finished or interrupted: tables, promoted model, report, closing words."""
 
+import math
+from collections.abc import Mapping
+
 from dpa.clock import Clock
-from dpa.research.results import read_run, write_grid_csv
+from dpa.research.grid import label
+from dpa.research.report import verdict, write_report
+from dpa.research.results import (
+    RunResults,
+    SearchStatistics,
+    TrialResults,
+    read_run,
+    search_statistics,
+    write_grid_csv,
+)
 from dpa.runs import RunDirectory, promote
+from dpa.text import columns
+
+BEST_SHOWN = 5
+MEASURES = (
+    ("net Sharpe", "net_sharpe", "{:.2f}"),
+    ("s.e.", "net_sharpe_se", "{:.2f}"),
+    ("gross Sharpe", "gross_sharpe", "{:.2f}"),
+    ("return", "annual_return", "{:.1%}"),
+    ("drawdown", "max_drawdown", "{:.1%}"),
+    ("turnover", "turnover", "{:.3f}"),
+    ("cost", "cost", "{:.1%}"),
+)
 
 
 def close_run(run: RunDirectory, clock: Clock) -> int:
+    """Write the tables and the report of `run`, and promote its best finished trial.
+
+    Everything is made from the files of the run, so it can be repeated at any time.
+
+    Returns
+    -------
+    int
+        Number of finished trials.
+    """
     results = read_run(run.path)
     write_grid_csv(results)
     if results.best is not None and results.best.status == "done":
         promote(run, results.best.name, clock)
+    write_report(run.path)
     return sum(trial.status == "done" for trial in results.trials)
 
 
 def closing_words(run: RunDirectory) -> str:
-    return "words"
+    """The end of a run in a terminal: best trials, baselines, statistics, verdict, paths."""
+    results = read_run(run.path)
+    search = search_statistics(results)
+    parts = [_counts(results), _best(results, search), _overfitting(search)]
+    judgement = verdict(results, search)
+    parts.append("\n".join(line for line in (judgement.answer, judgement.reason) if line))
+    paths = [f"report  {run.report}", f"table   {run.results_csv}"]
+    if run.best.is_dir():
+        paths.append(f"model   {run.best}")
+    return "\n\n".join(part for part in [*parts, "\n".join(paths)] if part)
+
+
+def _counts(results: RunResults) -> str:
+    states = [trial.status for trial in results.trials]
+    words = [f"{states.count('done')} of {len(states)} trials finished"]
+    words += [f"{states.count(s)} {s}" for s in ("failed", "incomplete") if s in states]
+    lines = [f"run {results.path.name} {results.status}: {', '.join(words)}"]
+    failed = [t for t in (*results.trials, *results.baselines) if t.status == "failed"]
+    lines += [f"failed: {trial.name}: {trial.error}" for trial in failed[:BEST_SHOWN]]
+    return "\n".join(lines)
+
+
+def _best(results: RunResults, search: SearchStatistics | None) -> str:
+    """The best trials, then the baselines, in one table."""
+    deflated = search.dsr if search is not None else {}
+    best = sorted(results.judged, key=lambda trial: -trial.summary["net_sharpe"])[:BEST_SHOWN]
+    rows = [_row(label(trial.parameters), trial, deflated) for trial in best]
+    rows += [_row(trial.name, trial, {}) for trial in results.measured_baselines]
+    header = ["best trials, baselines", *(title for title, _, _ in MEASURES), "DSR"]
+    return columns(header, rows) if rows else ""
+
+
+def _row(name: str, trial: TrialResults, deflated: Mapping[str, float]) -> list[str]:
+    cells = [_number(form, trial.summary[key]) for _, key, form in MEASURES]
+    return [name, *cells, _number("{:.2f}", deflated.get(trial.name, math.nan))]
+
+
+def _number(form: str, value: float) -> str:
+    return form.format(value) if math.isfinite(value) else "-"
+
+
+def _overfitting(search: SearchStatistics | None) -> str:
+    if search is None or search.n_trials < 2:
+        return ""
+    luck = f"the best of {search.n_trials} skill-less trials: {search.expected_max_sharpe:.2f}"
+    if search.overfitting is None:
+        return luck
+    return (
+        f"probability of backtest overfitting (PBO): {search.overfitting.probability:.2f}; {luck}"
+    )

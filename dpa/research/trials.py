@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from dpa.market.panel import BarSource
+from dpa.research.baselines import run_baseline
 from dpa.research.grid import Trial
 from dpa.research.rolling import FOLDS, FoldReport, RollingTrainer
 from dpa.runs import write_atomically
@@ -141,3 +142,17 @@ def numbers(report: FoldReport | None) -> dict[str, Any]:
     """The numeric fields of a fold report, for curves and gauges."""
     fields = asdict(report) if report is not None else {}
     return {key: value for key, value in fields.items() if isinstance(value, (int, float))}
+
+
+def finish_baseline(
+    name: str, trial: Trial, source: BarSource, folder: Path, last_bar: NDArray[np.int64]
+) -> None:
+    """Run one baseline over the folds and with the settings of `trial`, unless it is done."""
+    if (folder / SUMMARY).is_file():
+        return
+    reset_process(trial.settings.training.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ERROR).unlink(missing_ok=True)
+    summary = run_baseline(name, trial.settings, source, trial.folds, folder, last_bar)
+    write_atomically(folder / SUMMARY, json.dumps(summary, default=float) + "\n")
+    shutil.rmtree(folder / FOLDS, ignore_errors=True)

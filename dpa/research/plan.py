@@ -1,0 +1,91 @@
+"""What a run will do, checked whole before anything is written: new, or the rest of an old one."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dpa.clock import Clock
+from dpa.errors import RunError
+from dpa.research.baselines import BASELINES
+from dpa.research.grid import Grid, Trial, central_trial, grid_points, plan_trials
+from dpa.research.history import History, located, open_history, reopen_history
+from dpa.runs import RunDirectory, check_storage, code_hash, find_run, new_manifest
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run, checked.
+
+    Parameters
+    ----------
+    grid : Grid
+        Settings and axes.
+    history : History
+        What is read.
+    trials : tuple of Trial
+        Every point of the grid.
+    resumed : RunDirectory, optional
+        The run to finish; none: a new one.
+    """
+
+    grid: Grid
+    history: History
+    trials: tuple[Trial, ...]
+    resumed: RunDirectory | None = None
+
+    @property
+    def central(self) -> Trial:
+        """The point whose settings the baselines take."""
+        return central_trial(self.trials)
+
+
+def plan_new(grid: Grid, storage: Path) -> Plan:
+    """A new run of `grid` under `storage`; reads the data, writes nothing.
+
+    Raises
+    ------
+    UserError
+        Whatever is wrong with settings, storage or data.
+    """
+    grid = replace(grid, settings=located(grid.settings))
+    grid_points(grid)  # contradictions are told before the data is read
+    check_storage(storage)
+    history = open_history(grid.settings.data)
+    return Plan(grid, history, tuple(plan_trials(grid, history.n_bars)))
+
+
+def plan_resumed(reference: str, storage: Path, accept_changed_code: bool) -> Plan:
+    """The rest of the run that `reference` names.
+
+    Raises
+    ------
+    RunError
+        When there is no such run, or the program or the data changed since it began.
+    """
+    run = find_run(reference, storage)
+    manifest = run.read_manifest()
+    if manifest.code_hash != code_hash() and not accept_changed_code:
+        raise RunError(
+            f"{run.path.name}: dpa was changed since the run began "
+            f"({manifest.code_version}, sources {manifest.code_hash[:12]})",
+            "start a new run, or give --accept-changed-code to mix the two",
+        )
+    check_storage(run.path)
+    grid = Grid(manifest.settings, manifest.axes)
+    history = reopen_history(manifest.settings.data, manifest.data)
+    return Plan(grid, history, tuple(plan_trials(grid, history.n_bars)), run)
+
+
+def directory_of(plan: Plan, storage: Path, clock: Clock) -> RunDirectory:
+    """The directory of the run: the old one, or a new one with its manifest."""
+    if plan.resumed is not None:
+        return plan.resumed
+    manifest = new_manifest(
+        plan.grid.settings,
+        plan.grid.axes,
+        plan.history.describe(),
+        plan.history.fold_records(plan.central.folds),
+        len(plan.trials),
+        tuple(BASELINES),
+        clock,
+    )
+    return RunDirectory.create(storage, manifest)
