@@ -74,11 +74,12 @@ def heat_maps(run: RunResults) -> go.Figure | None:
     figure.update_layout(
         coloraxis={"colorscale": DIVERGING, "cmin": -reach, "cmax": reach, "colorbar": bar}
     )
-    finish(figure, 90 + rows * (70 + 46 * len(values[down])), legend=False)
-    figure.update_xaxes(type="category", showgrid=False)
-    figure.update_yaxes(type="category", showgrid=False)
+    figure.update_xaxes(showgrid=False)
+    figure.update_yaxes(showgrid=False)
     figure.update_xaxes(title=across, row=rows)
-    return figure.update_yaxes(title=down, col=1)
+    figure.update_yaxes(title=down, col=1)
+    finish(figure, 90 + rows * (70 + 46 * len(values[down])), legend=False)
+    return figure.update_yaxes(zeroline=False)
 
 
 def _heat_map(
@@ -88,29 +89,37 @@ def _heat_map(
     down: tuple[str, list[str]],
     where: dict[str, int],
 ) -> None:
-    cells = part.pivot_table(index=down[0], columns=across[0], values="net", dropna=False)
+    """One panel, at whole-number positions: labels that look like numbers keep their order."""
+    for row, high in enumerate(down[1]):
+        for column, wide in enumerate(across[1]):
+            here = part[(part[down[0]] == high) & (part[across[0]] == wide)]
+            if not np.isfinite(here["net"]).any():
+                text = "failed" if (here["status"] == "failed").any() else "–"
+                figure.add_annotation(x=column, y=row, text=text, showarrow=False, **where)
+    cells = part.pivot_table(index=down[0], columns=across[0], values="net")
     cells = cells.reindex(index=down[1], columns=across[1])
-    hover = f"{across[0]} %{{x}}<br>{down[0]} %{{y}}<br>net Sharpe %{{z:.2f}}<extra></extra>"
+    hover = f"{across[0]} %{{customdata[0]}}<br>{down[0]} %{{customdata[1]}}"
+    labels = [[[wide, high] for wide in across[1]] for high in down[1]]
     figure.add_heatmap(
-        x=across[1],
-        y=down[1],
+        x=list(range(len(across[1]))),
+        y=list(range(len(down[1]))),
         z=cells.to_numpy(dtype=float),
+        customdata=labels,
         coloraxis="coloraxis",
         texttemplate="%{z:.2f}",
-        hovertemplate=hover,
+        hovertemplate=hover + "<br>net Sharpe %{z:.2f}<extra></extra>",
         hoverongaps=False,
         xgap=2,
         ygap=2,
         **where,
     )
-    for row in down[1]:
-        for column in across[1]:
-            if not pd.isna(cells.loc[row, column]):
-                continue
-            here = part[(part[down[0]] == row) & (part[across[0]] == column)]
-            failed = (here["status"] == "failed").any()
-            text = "failed" if failed else "–"
-            figure.add_annotation(x=column, y=row, text=text, showarrow=False, **where)
+    figure.update_xaxes(**_ticks(across[1]), **where)
+    figure.update_yaxes(**_ticks(down[1]), **where)
+
+
+def _ticks(labels: list[str]) -> dict[str, Any]:
+    places = list(range(len(labels)))
+    return {"tickvals": places, "ticktext": labels, "range": [-0.5, len(labels) - 0.5]}
 
 
 def trials_against_noise(run: RunResults, search: SearchStatistics) -> go.Figure | None:

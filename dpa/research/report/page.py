@@ -123,7 +123,7 @@ def _tiles(best: TrialResults, search: SearchStatistics) -> list[Tile]:
     summary = best.summary
     overfitting = search.overfitting.probability if search.overfitting else float("nan")
     return [
-        Tile("net Sharpe, best trial", number(summary["net_sharpe"]),
+        Tile("net Sharpe, best", number(summary["net_sharpe"]),
              f"± {number(summary['net_sharpe_se'])} standard error"),
         Tile("luck alone", number(search.expected_max_sharpe),
              f"expected best of {search.n_trials} without skill"),

@@ -31,9 +31,16 @@ def finish(figure: go.Figure, height: int, legend: bool = True) -> go.Figure:
         bargap=0.25,
     )
     figure.update_annotations(font_size=13)
-    figure.update_xaxes(gridcolor=GRID_LINES, zeroline=False, automargin=True)
+    figure.update_layout(coloraxis_colorbar_title_font_size=13)
+    figure.update_layout(
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": QUIET, "activecolor": BEST_COLOUR}
+    )
+    figure.update_xaxes(gridcolor=GRID_LINES, zeroline=False, automargin=True, title_font_size=13)
     figure.update_yaxes(
-        gridcolor=GRID_LINES, zerolinecolor="rgba(128,134,145,0.6)", automargin=True
+        gridcolor=GRID_LINES,
+        zerolinecolor="rgba(128,134,145,0.6)",
+        automargin=True,
+        title_font_size=13,
     )
     return figure
 

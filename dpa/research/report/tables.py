@@ -60,50 +60,51 @@ RESULTS: dict[str, tuple[str, Format]] = {
     "net_sharpe": ("net Sharpe", _two),
     "net_sharpe_se": ("± s.e.", _two),
     "gross_sharpe": ("gross Sharpe", _two),
-    "annual_return": ("return a year", _percent),
+    "annual_return": ("return", _percent),
     "annual_volatility": ("volatility", _percent),
     "max_drawdown": ("max drawdown", _percent),
-    "turnover": ("turnover a bar", _percent),
-    "cost": ("cost a year", _percent),
+    "turnover": ("turnover", _percent),
+    "cost": ("cost", _percent),
     "average_gross": ("mean gross", _percent),
     "hit_rate": ("hit rate", _percent),
     "psr": ("PSR", _three),
     "dsr": ("DSR", _three),
-    "folds": ("folds", _whole),
-    "seconds": ("seconds", _whole),
 }
+PROGRESS: dict[str, tuple[str, Format]] = {"folds": ("folds", _whole), "status": ("status", str)}
 
 
 def trial_table(run: RunResults, rows: pd.DataFrame) -> Table:
     """The grid, best net Sharpe first; failed and unmeasured trials last."""
     axes = tuple(run.manifest.axes)
     ordered = rows.sort_values("net_sharpe", ascending=False, na_position="last", kind="stable")
-    columns = [(axis, False) for axis in axes] + _titles() + [("status", False)]
+    figures = RESULTS if (rows["status"] == "done").all() else PROGRESS | RESULTS
     cells = [
-        (*(shown(row[axis]) for axis in axes), *_figures(row), str(row["status"]))
+        (*(shown(row[axis]) for axis in axes), *_figures(row, figures))
         for _, row in ordered.iterrows()
     ]
     best = run.best
-    names = list(ordered["trial_id"])
-    marked = names.index(best.name) if best is not None else -1
+    marked = list(ordered["trial_id"]).index(best.name) if best is not None else -1
+    columns = [(axis.replace("_", " "), False) for axis in axes] + _titles(figures)
     return Table("grid", tuple(columns), tuple(cells), 12, marked)
 
 
 def baseline_table(rows: pd.DataFrame, grid: pd.DataFrame, best: str | None) -> Table:
     """The best trial above the baselines."""
     picked = grid[grid["trial_id"] == best].assign(trial_id="best trial")
-    both = pd.concat([picked, rows]) if len(picked) else rows
-    columns = [("", False), *_titles(), ("status", False)]
-    cells = [(row["trial_id"], *_figures(row), str(row["status"])) for _, row in both.iterrows()]
-    return Table("baselines", tuple(columns), tuple(cells), len(cells), 0 if len(picked) else -1)
+    both = [*picked.iterrows(), *rows.iterrows()]
+    done = all(row["status"] == "done" for _, row in both)
+    figures = RESULTS if done else PROGRESS | RESULTS
+    cells = tuple((row["trial_id"], *_figures(row, figures)) for _, row in both)
+    columns = (("", False), *_titles(figures))
+    return Table("baselines", columns, cells, len(cells), 0 if len(picked) else -1)
 
 
-def _titles() -> list[tuple[str, bool]]:
-    return [(title, True) for title, _ in RESULTS.values()]
+def _titles(figures: dict[str, tuple[str, Format]]) -> list[tuple[str, bool]]:
+    return [(title, form is not str) for title, form in figures.values()]
 
 
-def _figures(row: pd.Series) -> list[str]:
-    return [form(row[name]) for name, (_, form) in RESULTS.items()]
+def _figures(row: pd.Series, figures: dict[str, tuple[str, Format]]) -> list[str]:
+    return [form(row[name]) for name, (_, form) in figures.items()]
 
 
 FOLDS: dict[str, tuple[str, Format]] = {

@@ -87,7 +87,7 @@ def cost_attribution(run: RunResults, best: TrialResults) -> go.Figure:
     figure.add_waterfall(
         x=["gross", *COST_COLUMNS, "net"],
         y=heights,
-        measure=["absolute", *["relative"] * len(COST_COLUMNS), "total"],
+        measure=["relative"] * (len(COST_COLUMNS) + 1) + ["total"],
         text=[f"{value:+.1%}" for value in (*heights[:-1], net)],
         textposition="outside",
         cliponaxis=False,
@@ -189,6 +189,9 @@ def learned_parameters(best: TrialResults) -> go.Figure | None:
             row=1,
             col=column,
         )
+        middle = float(best.folds[name].mean())
+        reach = max(float((best.folds[name] - middle).abs().max()) * 1.1, abs(middle) * 0.1)
+        figure.update_yaxes(range=[middle - reach, middle + reach], row=1, col=column)
     figure.update_xaxes(title="fold")
     return finish(figure, 280, legend=False)
 
@@ -220,6 +223,7 @@ def fold_by_fold(best: TrialResults) -> go.Figure | None:
                 hovertemplate="%{y:.2f}",
             )
     figure.update_layout(hovermode="x unified")
-    figure.update_xaxes(title="fold", dtick=max(1, len(folds) // 25))
+    ends = [folds["fold"].min() - 0.6, folds["fold"].max() + 0.6]
+    figure.update_xaxes(title="fold", dtick=max(1, len(folds) // 25), range=ends)
     figure.update_yaxes(title="net Sharpe, annual")
     return finish(figure, 340)

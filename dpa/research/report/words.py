@@ -37,51 +37,70 @@ def probability(value: float) -> str:
     return "< 0.01" if value < 0.01 else "> 0.99" if value > 0.99 else f"{value:.2f}"
 
 
-def verdict(run: RunResults, search: SearchStatistics | None) -> str:
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the best trial is better than its baselines after deflation.
+
+    Attributes
+    ----------
+    answer : the sentence to read first.
+    reason : the figures behind it; may be empty.
+    """
+
+    answer: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.answer} {self.reason}".strip()
+
+
+def verdict(run: RunResults, search: SearchStatistics | None) -> Verdict:
     """Whether the best trial is better than its baselines after deflation, in plain words."""
     best = run.best
     if best is None or search is None:
         failed = sum(trial.status == "failed" for trial in run.trials)
-        return f"Nothing to judge: no trial has results ({failed} of {len(run.trials)} failed)."
+        count = f"{failed} of {len(run.trials)} failed"
+        return Verdict(f"Nothing to judge: no trial has results ({count}).", "")
     done = sum(trial.status == "done" for trial in run.trials)
-    so_far = "" if done == len(run.trials) else f"So far ({done} of {len(run.trials)} trials): "
-    return so_far + _answer(run, best, search)
+    partial = "" if done == len(run.trials) else f" so far ({done} of {len(run.trials)} trials)"
+    return Verdict(_answer(run, best, search).format(partial), _reason(run, best, search))
 
 
 def _answer(run: RunResults, best: TrialResults, search: SearchStatistics) -> str:
-    sharpe, error = best.summary["net_sharpe"], best.summary["net_sharpe_se"]
-    earned = f"net Sharpe {number(sharpe)} ± {number(error)} ({short(best.parameters)})"
-    lucky = f"the best of {search.n_trials} without skill would show about"
-    noise = number(search.expected_max_sharpe)
-    beaten = [c for c in search.comparisons if c.probability >= CONFIDENT]
-    unbeaten = [c for c in search.comparisons if not c.probability >= CONFIDENT]
-    skilled = search.dsr[best.name] >= CONFIDENT
-    if len(search.comparisons) < len(run.manifest.baselines) or not run.manifest.baselines:
-        missing = "not every baseline has results"
-        return f"No verdict yet, {missing}. Best trial: {earned}; {lucky} {noise}."
-    if skilled and not unbeaten:
-        return (
-            f"Yes: the best trial is better than its {len(beaten)} baselines, search and all: "
-            f"{earned}, where {lucky} {noise}. Read the caveats before believing it."
+    """The answer, with a place for how far the run has come."""
+    compared = {comparison.baseline for comparison in search.comparisons}
+    if not run.manifest.baselines or compared != set(run.manifest.baselines):
+        return "No verdict{}: there are no results of the baselines to compare with."
+    if search.dsr[best.name] >= CONFIDENT and not _unbeaten(search):
+        return "Yes{}: the best trial is better than its baselines, the search accounted for."
+    return "No{}: the best trial is not shown to be better than its baselines."
+
+
+def _unbeaten(search: SearchStatistics) -> list[Comparison]:
+    return [c for c in search.comparisons if not c.probability >= CONFIDENT]
+
+
+def _reason(run: RunResults, best: TrialResults, search: SearchStatistics) -> str:
+    sharpe = best.summary["net_sharpe"]
+    earned = f"{number(sharpe)} ± {number(best.summary['net_sharpe_se'])}"
+    words = f"Its net Sharpe ratio is {earned} ({short(best.parameters)})"
+    if search.n_trials > 1:
+        words += (
+            f"; the best of {search.n_trials} trials without skill would show about "
+            f"{number(search.expected_max_sharpe)}"
         )
-    if not skilled and search.n_trials > 1:
-        reason = f"{earned} is what luck can give: {lucky} {noise}"
-    elif not skilled:
-        reason = f"{earned} cannot be told from zero"
-    else:
-        reason = earned
-    rivals = _rivals(run, unbeaten, sharpe)
-    return f"No: the best trial is not shown to be better than its baselines. {reason}{rivals}."
-
-
-def _rivals(run: RunResults, unbeaten: list[Comparison], sharpe: float) -> str:
     level = {b.name: b.summary["net_sharpe"] for b in run.measured_baselines}
-    ahead = [f"{c.baseline} {number(level[c.baseline])}" for c in unbeaten
-             if level[c.baseline] >= sharpe]  # fmt: skip
-    close = [f"{c.baseline} {number(level[c.baseline])}" for c in unbeaten
-             if level[c.baseline] < sharpe]  # fmt: skip
-    words = f"; ahead of it: {', '.join(ahead)}" if ahead else ""
-    return words + (f"; too close to call: {', '.join(close)}" if close else "")
+    ahead: list[str] = []
+    close: list[str] = []
+    behind: list[str] = []
+    for comparison in search.comparisons:
+        name = comparison.baseline
+        better = comparison.probability >= CONFIDENT
+        group = behind if better else ahead if level[name] >= sharpe else close
+        group.append(f"{name} {number(level[name])}")
+    for title, group in (("ahead of it", ahead), ("too close to tell", close), ("beaten", behind)):
+        words += f"; {title}: {', '.join(group)}" if group else ""
+    return words + "."
 
 
 def statistics_in_words(run: RunResults, search: SearchStatistics) -> list[Statistic]:
@@ -143,7 +162,7 @@ def _search_statistics(search: SearchStatistics, dsr: float) -> list[Statistic]:
                 "Probability of backtest overfitting",
                 number(overfitting.probability),
                 f"How often the best trial of one half of the history ranks in the lower half "
-                f"of the other, over {len(overfitting.logits)} ways of halving it (CSCV, "
+                f"of the other, over {len(overfitting.logits):,} ways of halving it (CSCV, "
                 "Bailey et al. 2015). 0.5 is what noise gives. It judges the choice within "
                 "this grid: a low value among trials that all lose is no comfort. In "
                 f"{percent(overfitting.probability_of_loss, 0)} of the ways the choice lost "
@@ -180,7 +199,7 @@ def _persistence(run: RunResults) -> list[Statistic]:
 def caveats(run: RunResults) -> list[str]:
     """What no figure in the report can show."""
     settings = run.manifest.settings
-    return [_survivorship(run), _execution(settings), _costs(settings), _baselines()]
+    return [_survivorship(run), _execution(settings), _costs(run), _baselines()]
 
 
 def _survivorship(run: RunResults) -> str:
@@ -202,17 +221,18 @@ def _execution(settings: Settings) -> str:
     if lag == 1:
         return (
             "Execution: decided and filled at the same close (execution_lag 1), which takes a "
-            "closing-auction order placed a moment before. Repeat with --execution-lag 2 to "
+            "closing-auction order placed a moment before. Repeat with execution_lag 2 to "
             "see what one bar's delay costs."
         )
     return f"Execution: filled {lag - 1} bar(s) after the close that decided (execution_lag {lag})."
 
 
-def _costs(settings: Settings) -> str:
-    costs = settings.costs
+def _costs(run: RunResults) -> str:
+    costs = run.manifest.settings.costs
+    measured = [trial.returns["impact"] for trial in (*run.trials, *run.baselines)]
     impact = (
         f"impact as the square-root law at {costs.nav_usd:,.0f} USD, where traded value is known"
-        if settings.data.dollar_volume_path or settings.data.path is not None
+        if any((impact > 0).any() for impact in measured) or not any(map(len, measured))
         else "no market impact, for the data has no traded value"
     )
     return (
