@@ -1,7 +1,10 @@
 """``dpa data import | check | describe``."""
 
 import argparse
+import itertools
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from dpa.config import DataConfig, load_settings

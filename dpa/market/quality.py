@@ -257,8 +257,7 @@ def longest_runs(cells: Bools) -> NDArray[np.int64]:
     """Longest run of True in each column, shape (n_assets,)."""
     count = np.cumsum(cells, axis=0)
     before = np.maximum.accumulate(np.where(cells, 0, count), axis=0)
-    longest: NDArray[np.int64] = (count - before).max(axis=0, initial=0)
-    return longest
+    return np.asarray(np.max(count - before, axis=0, initial=0), dtype=np.int64)
 
 
 def _by_name(panel: Panel, jump: float, stale_bars: int) -> tuple[NameQuality, ...]:
