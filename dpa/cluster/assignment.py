@@ -61,17 +61,15 @@ class Comovement:
     def __init__(self, features: Features, lag_weights: Tensor | None) -> None:
         rows = slice(features.first_bar, None)
         self.windows = features.windows()
+        self.levels = features.kind == "price_path"
         if lag_weights is None:
             window = features.window
             self.root = features.series.new_full((window,), window**-0.5)
             self.mean, scale = features.mean[rows], features.scale[rows]
         else:
             self.root = lag_weights.sqrt()
-            # squares of levels far from 0 would cancel in single precision
-            levels = features.kind == "price_path"
-            series = features.series.double() if levels else features.series
-            exact = moments(series, lag_weights.to(series.dtype))
-            self.mean, scale = (moment.to(features.series.dtype) for moment in exact)
+            form = _exact_moments if self.levels else moments
+            self.mean, scale = form(features.series, lag_weights)
             scale = torch.where(features.valid[rows], scale, 1.0)
         self.inverse_scale = features.valid[rows] / scale
 
@@ -101,7 +99,17 @@ class Comovement:
         Tensor (n_rows, n_clusters, n_assets)
             Times ``inverse_scale`` it is the weighted correlation.
         """
-        return torch.bmm(self.centroids(membership) * self.root, self.windows)
+        kernels = self.centroids(membership) * self.root
+        if self.levels:  # what rounding left of their sum would be multiplied by the level
+            kernels = kernels - kernels.mean(2, keepdim=True)
+        return torch.bmm(kernels, self.windows)
+
+
+def _exact_moments(series: Tensor, lag_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted moments, formed in double: squares of levels far from 0 cancel in single."""
+    weights = lag_weights.double()
+    mean, scale = moments(series.double(), weights / weights.sum())
+    return mean.to(series.dtype), scale.to(series.dtype)
 
 
 def tracked_membership(labels: Tensor, n_clusters: int, dtype: torch.dtype) -> Tensor:
