@@ -68,6 +68,13 @@ def _calendar(code: str, **bounds: pd.Timestamp) -> exchange_calendars.ExchangeC
         return exchange_calendars.get_calendar(code, **bounds)
 
 
+def _make_calendar(code: str, **bounds: pd.Timestamp) -> exchange_calendars.ExchangeCalendar:
+    with warnings.catch_warnings():
+        # some calendars use what newer pandas deprecates; a user can do nothing about it
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return exchange_calendars.get_calendar(code, **bounds)
+
+
 @lru_cache(maxsize=32)
 def _schedule(code: str, first_year: int, last_year: int) -> pd.DataFrame:
     """Opens, breaks and closes by session of whole years, in the calendar's own bounds."""
