@@ -126,7 +126,7 @@ def _tiles(best: TrialResults, search: SearchStatistics) -> list[Tile]:
         Tile("net Sharpe, best", number(summary["net_sharpe"]),
              f"± {number(summary['net_sharpe_se'])} standard error"),
         Tile("luck alone", number(search.expected_max_sharpe),
-             f"expected best of {search.n_trials} without skill"),
+             _luck_note(search.n_trials)),
         Tile("deflated Sharpe", probability(search.dsr[best.name]),
              "probability of skill; 0.95 is evidence"),
         Tile("overfitting (PBO)", number(overfitting), "0.5 is what noise gives"),
@@ -136,6 +136,12 @@ def _tiles(best: TrialResults, search: SearchStatistics) -> list[Tile]:
         Tile("cost a year", percent(summary["cost"]),
              f"turnover {percent(summary['turnover'])} a bar"),
     ]  # fmt: skip
+
+
+def _luck_note(n_trials: int) -> str:
+    if n_trials < 2:
+        return "one trial: nothing was picked"
+    return f"expected best of {n_trials} without skill"
 
 
 def _pictures(run: RunResults, best: TrialResults, search: SearchStatistics) -> list[Picture]:
