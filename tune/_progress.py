@@ -140,7 +140,8 @@ class ProgressCallback(Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The process of a trial died, and the trial is put back into the queue."""
         name = self.board.labels[trial.config["point"]["trial_id"]]
-        self.console.print(f"trial {name} lost its process; it resumes at the fold it lost")
+        line = f"trial {name} lost its process; it resumes at the fold it lost"
+        self.console.print(line, soft_wrap=True, highlight=False)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial is given up after its process died again and again."""
