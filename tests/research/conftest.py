@@ -109,7 +109,7 @@ def write_run(
     *,
     axes=AXES,
     n_bars=630,
-    n_names=80,
+    n_names=24,
     skill=0.0,
     failed=(),
     incomplete=(),
@@ -173,7 +173,27 @@ def write_run(
 def make_run(tmp_path) -> Callable[..., RunDirectory]:
     """:func:`write_run` into a temporary folder."""
 
+    storages = (tmp_path / f"runs{number}" for number in itertools.count())
+
     def make(**options):
-        return write_run(tmp_path / "runs", **options)
+        return write_run(next(storages), **options)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def full_run(tmp_path_factory) -> RunDirectory:
+    """A finished run of 27 trials; only to be read."""
+    return write_run(tmp_path_factory.mktemp("full"))
+
+
+@pytest.fixture(scope="session")
+def partial_run(tmp_path_factory) -> RunDirectory:
+    """A run of 27 trials interrupted in the seventh: one failed, two half done; only to be read."""
+    return write_run(
+        tmp_path_factory.mktemp("partial"),
+        failed=(1,),
+        incomplete=(3, 5),
+        absent=range(7, 27),
+        status="interrupted",
+    )
