@@ -32,7 +32,8 @@ def test_intervals_that_do_not_divide_are_refused(text: str) -> None:
     assert caught.value.cure
 
 
-OLD_PANDAS = pytest.mark.filterwarnings("ignore:Series.values")  # the oracle's own
+# the oracle's own use of pandas
+OLD_PANDAS = pytest.mark.filterwarnings("ignore:Series.values", "ignore:DatetimeIndex.weekday")
 
 
 @OLD_PANDAS
