@@ -13,7 +13,7 @@ from dpa.market.panel import Floats, Panel
 
 IMPACT_BARS = 63  # bars behind volatility and ADV in the loss, as in the backtest
 TINY_TRADE = 1e-9  # fraction of NAV: keeps the gradient of a square root finite at no trade
-VOLATILITY_FLOOR = 1e-4  # per bar: keeps the Sharpe of an (almost) flat book near zero
+VOLATILITY_FLOOR = 0.0016  # per year: keeps the Sharpe of an (almost) flat book near zero
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,9 @@ def make_outcome(
     Parameters
     ----------
     panel : Panel
-        With traded value, impact enters the loss: volatility and ADV are means over the
-        IMPACT_BARS bars before each bar.
+        With traded value, impact enters the loss: volatility and ADV are those of the
+        IMPACT_BARS bars before the bar at whose close the trade is made, itself the bar before
+        the one that books it (see :class:`Profit`).
     bars_per_year, bars_per_session : float
         From the calendar.
     device : torch device
@@ -125,8 +126,8 @@ def profit(weights: Tensor, outcome: Outcome, costs: CostModel, execution_lag: i
 
 def annual_sharpe(returns: Tensor, bars_per_year: float) -> Tensor:
     """Annualised Sharpe ratio of per-bar returns, with a floor under the volatility."""
-    deviation = returns.std(correction=0) + VOLATILITY_FLOOR
-    sharpe: Tensor = returns.mean() / deviation * bars_per_year**0.5
+    deviation = returns.std(correction=0) * bars_per_year**0.5 + VOLATILITY_FLOOR
+    sharpe: Tensor = returns.mean() * bars_per_year / deviation
     return sharpe
 
 

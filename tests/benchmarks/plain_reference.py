@@ -99,7 +99,7 @@ def plain_loss(
     borrow = costs.borrow_bps_per_year * 1e-4 / bars_per_year
     net = gross - rate * trades - borrow * (-held).clamp_min(0.0).sum(1)
     net, trades = net[fit], trades[fit]
-    sharpe = net.mean() / (net.std(correction=0) + 1e-4) * bars_per_year**0.5
+    sharpe = net.mean() * bars_per_year / (net.std(correction=0) * bars_per_year**0.5 + 0.0016)
     over = torch.relu(wanted_gross[fit] - settings.model.max_leverage).square().mean()
     busy = torch.relu(trades.mean() - training.turnover_budget)
     return -sharpe + training.turnover_penalty * busy + training.leverage_penalty * over, sharpe
