@@ -84,8 +84,8 @@ def make_outcome(
     least = IMPACT_BARS // 3
     past_returns = pd.DataFrame(raw).rolling(IMPACT_BARS, min_periods=least)
     past_volume = pd.DataFrame(panel.dollar_volume).rolling(IMPACT_BARS, min_periods=least)
-    sigma = past_returns.std().shift(1).to_numpy() * bars_per_session**0.5
-    adv = past_volume.mean().shift(1).to_numpy() * bars_per_session
+    sigma = past_returns.std().shift(2).to_numpy() * bars_per_session**0.5
+    adv = past_volume.mean().shift(2).to_numpy() * bars_per_session
     known = np.isfinite(sigma) & np.isfinite(adv) & (adv > 0)
     return Outcome(
         returns, tensor(np.where(known, sigma, 0.0)), tensor(np.where(known, adv, 1.0)), years
