@@ -104,7 +104,8 @@ class Panel:
 
     def until(self, asof: pd.Timestamp) -> "Panel":
         """Everything known at `asof` (UTC), that bar included: the past, and nothing else."""
-        return self.window(0, int(self.times.searchsorted(asof, side="right")))
+        known = self.times.as_unit("ns").searchsorted(asof.as_unit("ns"), side="right")
+        return self.window(0, int(known))
 
     def returns(self) -> Floats:
         """Simple return per bar, shape (n_bars, n_assets).

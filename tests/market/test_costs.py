@@ -1,0 +1,57 @@
+"""Costs by hand, on numpy and torch alike."""
+
+import numpy as np
+import pytest
+import torch
+
+from dpa.config import CostConfig
+from dpa.market.costs import CostModel
+
+MODEL = CostModel(
+    CostConfig(
+        half_spread_bps=4,
+        commission_bps=1,
+        impact_coefficient=0.5,
+        borrow_bps_per_year=200,
+        nav_usd=1e6,
+    )
+)
+
+
+def test_by_hand() -> None:
+    trades = np.array([0.1, -0.2, 0.0])
+    np.testing.assert_allclose(MODEL.spread(trades), [4e-5, 8e-5, 0])
+    np.testing.assert_allclose(MODEL.commission(trades), [1e-5, 2e-5, 0])
+    np.testing.assert_allclose(
+        MODEL.spread(trades) + MODEL.commission(trades), abs(trades) * MODEL.linear_rate
+    )
+    # 0.5 * 2 % * sqrt(100,000 / 1e7) of 0.1, and the same with twice the trade
+    impact = MODEL.impact(trades, np.full(3, 0.02), np.full(3, 1e7))
+    np.testing.assert_allclose(impact, [1e-4, 1e-4 * 2**1.5, 0])
+    # a NAV four times as large pays twice as much per dollar
+    grown = MODEL.impact(trades, np.full(3, 0.02), np.full(3, 1e7), nav=4.0)
+    np.testing.assert_allclose(grown, 2 * impact)
+    np.testing.assert_allclose(MODEL.borrow(np.array([0.5, -0.5]), 0.25), [0, 0.5 * 0.02 / 4])
+
+
+def test_torch_agrees_and_has_gradients() -> None:
+    weights = np.array([0.3, -0.1, -0.05])
+    tensor = torch.tensor(weights, requires_grad=True)
+    sigma, volume = np.full(3, 0.01), np.full(3, 1e8)
+    total = (
+        MODEL.spread(tensor)
+        + MODEL.impact(tensor, torch.tensor(sigma), torch.tensor(volume))
+        + MODEL.borrow(tensor, 0.1)
+    )
+    expected = (
+        MODEL.spread(weights) + MODEL.impact(weights, sigma, volume) + MODEL.borrow(weights, 0.1)
+    )
+    np.testing.assert_allclose(total.detach().numpy(), expected)
+    total.sum().backward()
+    step = 1e-7
+    for k in range(3):
+        moved = weights.copy()
+        moved[k] += step
+        up = MODEL.spread(moved) + MODEL.impact(moved, sigma, volume) + MODEL.borrow(moved, 0.1)
+        assert tensor.grad is not None
+        assert float(tensor.grad[k]) == pytest.approx((up - expected).sum() / step, rel=1e-3)
