@@ -45,9 +45,12 @@ def same(left: Panel, right: Panel) -> None:
 
 
 def test_stream_equals_memory(tmp_path: Path) -> None:
+    import ray
+
     panel = random_panel(5_000, 7)
     write_shards(panel, tmp_path / "shards", bars_per_shard=613)
     source = open_shard_store(DataConfig(path=str(tmp_path / "shards")), segment_bars=450)
+    assert ray.get(source.store.finish.remote()) == 5_000
     same(source.window(0, 5_000), panel)
     for start, stop in ((0, 1), (449, 451), (1_000, 3_000), (4_999, 5_000), (7, 7)):
         same(source.window(start, stop), panel.window(start, stop))
