@@ -11,6 +11,8 @@ from torch.nn.functional import normalize
 from dpa.cluster.features import Features, moments
 from dpa.cluster.windows import window_product
 
+TINY = 1e-24  # squared length below which a vector is no direction: an empty cluster's stays 0
+
 
 class Shapes:
     """Similarity to K learnable shapes that do not move in time.
@@ -89,7 +91,8 @@ class Comovement:
         weighted = membership * self.inverse_scale.unsqueeze(1)
         path = torch.bmm(weighted, self.windows.transpose(1, 2))
         level = torch.bmm(weighted, self.mean.unsqueeze(2))
-        return normalize((path - level) * self.root, dim=2)
+        unit: Tensor = _Direction.apply(path, level, self.root)  # type: ignore[no-untyped-call]
+        return unit
 
     def product(self, membership: Tensor) -> Tensor:
         """Inner product of each name's window with the centroids of `membership`.
@@ -103,6 +106,29 @@ class Comovement:
         if self.levels:  # what rounding left of their sum would be multiplied by the level
             kernels = kernels - kernels.mean(2, keepdim=True)
         return torch.bmm(kernels, self.windows)
+
+
+class _Direction(torch.autograd.Function):
+    """``(path - level) * root`` scaled to unit length, with half the passes over its windows."""
+
+    @staticmethod
+    def forward(ctx, path, level, root):  # type: ignore[no-untyped-def]
+        unit = torch.sub(path, level).mul_(root)
+        inverse = torch.linalg.vecdot(unit, unit).clamp_min_(TINY).rsqrt_().unsqueeze_(2)
+        unit.mul_(inverse)
+        ctx.save_for_backward(unit, inverse, root)
+        return unit
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        unit, inverse, root = ctx.saved_tensors
+        along = torch.linalg.vecdot(grad, unit).unsqueeze_(2)
+        d_raw = torch.addcmul(grad, unit, along, value=-1.0).mul_(inverse)
+        d_root = None
+        if root.requires_grad:  # the vector before the root is unit / (inverse * root)
+            d_root = torch.mul(d_raw, unit).div_(inverse).sum((0, 1)) / root
+        d_path = d_raw.mul_(root)
+        return d_path, -d_path.sum(2, keepdim=True), d_root
 
 
 def _exact_moments(series: Tensor, lag_weights: Tensor) -> tuple[Tensor, Tensor]:

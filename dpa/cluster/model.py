@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -29,10 +30,20 @@ class Inputs:
         Of n_bars bars.
     labels : int64 Tensor (n_rows, n_assets), optional
         Tracked clusters of bars ``first_bar`` and later (comovement only).
+    n_clusters : int
+        Number of clusters.
     """
 
     features: Features
     labels: Tensor | None
+    n_clusters: int
+
+    @cached_property
+    def tracked(self) -> Tensor | None:
+        """One-hot membership (n_rows, n_clusters, n_assets) of the tracked clusters."""
+        if self.labels is None:
+            return None
+        return tracked_membership(self.labels, self.n_clusters, self.features.series.dtype)
 
     def until(self, n_bars: int) -> "Inputs":
         """The first `n_bars` bars."""
@@ -47,7 +58,7 @@ class Inputs:
             f.newest[:n_bars],
         )
         rows = max(0, n_bars - f.first_bar)
-        return Inputs(cut, None if self.labels is None else self.labels[:rows])
+        return Inputs(cut, None if self.labels is None else self.labels[:rows], self.n_clusters)
 
 
 @dataclass(frozen=True)
@@ -221,13 +232,13 @@ class ClusterModel(nn.Module):
         device = self.raw_entry.device
         features = make_features(panel, self.config.features, self.config.window, device)
         if self.config.centroids == "shape":
-            return Inputs(features, None)
+            return Inputs(features, None, self.config.n_clusters)
         first = features.first_bar
         if known is None:
             known = np.empty((0, panel.n_assets), np.int16)
         fresh = self.tracker.extend(features, first + len(known))
         labels = np.concatenate([known, fresh]).astype(np.int64)
-        return Inputs(features, torch.from_numpy(labels).to(device))
+        return Inputs(features, torch.from_numpy(labels).to(device), self.config.n_clusters)
 
     def similarity(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Cosine of each name with each cluster, as a product and its inverse scale.
@@ -239,14 +250,12 @@ class ClusterModel(nn.Module):
             Cosine is ``product * inverse_scale``; 0 where the window is invalid.
         """
         features, config = inputs.features, self.config
-        if inputs.labels is None:
+        if inputs.tracked is None:
             shapes = Shapes(features)
             return shapes.product(self.shapes), shapes.inverse_scale
         space = Comovement(features, self.lag_weights if self._weighs_lags() else None)
         valid = features.valid[features.first_bar :].to(features.series.dtype)
-        product = space.product(
-            tracked_membership(inputs.labels, config.n_clusters, features.series.dtype)
-        )
+        product = space.product(inputs.tracked)
         for _ in range(config.unroll_steps):
             members = membership(product, space.inverse_scale, valid, self.gating)
             product = space.product(members)

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -94,11 +93,11 @@ def load_model(folder: Path) -> tuple[ClusterModel, tuple[str, ...]]:
             raise RunError(f"{folder / TENSORS}: content does not match its manifest", damaged)
         tensors = load_file(folder / TENSORS)
         config = ClusterConfig.model_validate(manifest["config"])
-        model = ClusterModel(config, manifest["seed"])
+        model = ClusterModel(config, int(manifest["seed"]))
         model.tracker.last = tensors.pop(TRACKED, None)
-        model.tracker.bars_seen = manifest["tracker_bars_seen"]
-        model.hard = manifest["hard"]
+        model.tracker.bars_seen = int(manifest["tracker_bars_seen"])
+        model.hard = bool(manifest["hard"])
         model.load_state_dict(tensors)
         return model, tuple(manifest["names"])
-    except (OSError, SafetensorError, KeyError, ValidationError, RuntimeError) as e:
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as e:
         raise RunError(f"{folder}: the model cannot be read ({type(e).__name__})", damaged) from e
