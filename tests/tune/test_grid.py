@@ -139,8 +139,11 @@ def disturb(marker: Path) -> Callable[[_trial.RollingTrial], dict[str, object]]:
     return disturbed
 
 
-def failing_baseline(name: str, *others: object) -> None:
-    raise RuntimeError(f"a defect of {name}")
+def failing_baseline() -> Callable[..., None]:
+    def fail(name: str, *others: object) -> None:
+        raise RuntimeError(f"a defect of {name}")
+
+    return fail
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +153,7 @@ def disturbed(
     storage = tmp_path_factory.mktemp("disturbed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_trial.RollingTrial, "_advance", disturb(storage / "killed"))
-        patch.setattr(_trial, "finish_baseline", failing_baseline)
+        patch.setattr(_trial, "finish_baseline", failing_baseline())
         remote = ray.remote(_trial.baseline_task._function)  # sent anew, with what it now calls
         patch.setattr(_work, "baseline_task", remote)
         assert grid.main(words(prices, storage, "--window", "10,8,12")) == 0
@@ -275,7 +278,7 @@ def test_a_run_in_use_is_refused(
 @pytest.mark.parametrize(
     ("command", "shown"),
     [
-        ("list", "complete     2/2"),
+        ("list", "complete  2/2"),
         ("show latest", "kmeans_fixed"),
         ("promote latest {trial}", "{trial} -> "),
         ("report latest", "report.html"),
