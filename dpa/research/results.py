@@ -249,13 +249,12 @@ def _read_trial(
     error = _last_line(error_file.read_text(encoding="utf-8")) if error_file.is_file() else ""
     stored = _read_json(path / "summary.json")
     status: TrialStatus = "failed" if error else "done" if stored else "incomplete"
-    files = _part_files(path, "returns")
-    returns = _read_frames(files)
+    returns = _read_frames(_part_files(path, "returns"))
     folds = _read_folds(path)
     judged = returns.iloc[:0] if error else returns  # half a trial is not to be compared
     summary: dict[str, Any] = summarise_trial(judged, periods_per_year)
     summary |= {
-        "folds": len(files) if status != "done" else stored.get("folds", len(folds)),
+        "folds": int(returns["fold"].nunique()) if "fold" in returns else 0,
         "seconds": float(folds["seconds"].sum()) if "seconds" in folds else math.nan,
         "peak_memory_mb": stored.get("peak_memory_mb", math.nan),
         "status": status,

@@ -17,13 +17,14 @@ from dpa.research.report.grid_pictures import (
     slices,
     trials_against_noise,
 )
-from dpa.research.report.style import MOST_POINTS, bucket_means, bucket_starts
+from dpa.research.report.style import MOST_POINTS, bucket_means, bucket_starts, number, percent
 from dpa.research.report.trial_pictures import (
     MOST_DATES,
     MOST_NAMES,
     cost_attribution,
     sampled_clusters,
     wealth_and_drawdown,
+    wealth_at_equal_risk,
 )
 from dpa.research.results import read_run, search_statistics, write_grid_csv
 
@@ -239,6 +240,23 @@ def test_wealth_and_drawdown_keep_the_worst_moment_when_thinned(make_run):
     assert min(fall.y) == pytest.approx(-run.best.summary["max_drawdown"])
 
 
+def test_slopes_at_equal_risk_are_the_sharpe_ratios(full_run):
+    run = read_run(full_run.path)
+    years = len(run.best.returns) / run.periods_per_year
+    slopes = {
+        track.name: track.y[-1] / years / 0.10 for track in wealth_at_equal_risk(run, run.best).data
+    }
+    expected = {baseline.name: baseline.summary["net_sharpe"] for baseline in run.baselines}
+    assert slopes == pytest.approx(expected | {"best trial": run.best.summary["net_sharpe"]})
+
+
+def test_no_minus_before_nothing():
+    assert number(-0.004) == "0.00"
+    assert percent(-0.0004) == "0.0%"
+    assert percent(-0.0006) == "-0.1%"
+    assert number(float("nan")) == "–"
+
+
 def test_costs_add_up_from_gross_to_net(full_run):
     run = read_run(full_run.path)
     bars = cost_attribution(run, run.best).data[0]
@@ -264,16 +282,16 @@ def test_clusters_are_sampled_evenly_and_sorted_by_home():
 
 def test_rank_persistence_of_steady_and_of_reversing_trials(make_run):
     directory = make_run(axes={"window": (10, 20, 30, 40)}, n_bars=300)
-    for number, name in enumerate(directory.trial_names()):
+    for place, name in enumerate(directory.trial_names()):
         path = directory.trial(name) / "folds.csv"
         rows = pd.read_csv(path)
-        rows["net_sharpe"] = number
+        rows["net_sharpe"] = place
         rows.to_csv(path, index=False)
     assert rank_persistence(read_run(directory.path)) == pytest.approx(1.0)
-    for number, name in enumerate(directory.trial_names()):
+    for place, name in enumerate(directory.trial_names()):
         path = directory.trial(name) / "folds.csv"
         rows = pd.read_csv(path)
-        rows["net_sharpe"] = number * (-1.0) ** rows["fold"]
+        rows["net_sharpe"] = place * (-1.0) ** rows["fold"]
         rows.to_csv(path, index=False)
     assert rank_persistence(read_run(directory.path)) == pytest.approx(-1.0)
 

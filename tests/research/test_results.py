@@ -84,6 +84,14 @@ def test_unfinished_trials_are_judged_while_there_is_nothing_else(make_run):
     assert run.trials[0].frame("weights") is None
 
 
+def test_a_trial_killed_before_its_summary_is_incomplete_with_all_its_folds(make_run):
+    directory = make_run(axes={"window": (30,)})
+    (directory.trial("window-30") / "summary.json").unlink()
+    trial = read_run(directory.path).trials[0]
+    assert trial.status == "incomplete"
+    assert trial.summary["folds"] == 10
+
+
 def test_deflation_by_hand(full_run):
     run = read_run(full_run.path)
     found = search_statistics(run)

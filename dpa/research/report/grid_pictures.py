@@ -21,6 +21,11 @@ from dpa.research.report.style import (
 from dpa.research.results import RunResults, SearchStatistics
 
 PANELS_A_ROW = 3
+COLOUR_BAR = {
+    "title": {"text": "net<br>Sharpe", "font": {"size": 13}},
+    "thickness": 12,
+    "outlinewidth": 0,
+}
 MOST_ROWS = 40  # trials of the fold picture
 MOST_WHISKERS = 120  # trials drawn with their standard error
 
@@ -70,9 +75,8 @@ def heat_maps(run: RunResults) -> go.Figure | None:
         where = {"row": number // columns + 1, "col": number % columns + 1}
         _heat_map(figure, part, (across, values[across]), (down, values[down]), where)
     reach = max(0.5, float(np.nanmax(np.abs(table["net"]), initial=0.0)))
-    bar = {"title": {"text": "net<br>Sharpe"}, "thickness": 12, "outlinewidth": 0}
     figure.update_layout(
-        coloraxis={"colorscale": DIVERGING, "cmin": -reach, "cmax": reach, "colorbar": bar}
+        coloraxis={"colorscale": DIVERGING, "cmin": -reach, "cmax": reach, "colorbar": COLOUR_BAR}
     )
     figure.update_xaxes(showgrid=False)
     figure.update_yaxes(showgrid=False)
@@ -238,7 +242,7 @@ def stability(run: RunResults) -> go.Figure | None:
         zmax=reach,
         xgap=1,
         ygap=1,
-        colorbar={"title": {"text": "net<br>Sharpe"}, "thickness": 12, "outlinewidth": 0},
+        colorbar=COLOUR_BAR,
         hovertemplate="%{y}<br>fold %{x}: %{z:.2f}<extra></extra>",
     )
     figure.update_yaxes(autorange="reversed", showgrid=False, tickfont_size=11, type="category")

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from dpa.research.report import grid_pictures, trial_pictures
-from dpa.research.report.style import short
+from dpa.research.report.style import number, percent, short
 from dpa.research.report.tables import (
     baseline_table,
     failure_table,
@@ -19,8 +20,6 @@ from dpa.research.report.tables import (
 )
 from dpa.research.report.words import (
     caveats,
-    number,
-    percent,
     probability,
     statistics_in_words,
     verdict,
@@ -150,6 +149,10 @@ def _pictures(run: RunResults, best: TrialResults, search: SearchStatistics) -> 
         ("wealth", "Wealth and drawdown",
          "Out of sample, after all costs; every fold's test window joined to the next.",
          trial_pictures.wealth_and_drawdown(run, best)),
+        ("risk", "The same at equal risk",
+         "Each track scaled to 10% volatility a year, in hindsight and for comparison only: its "
+         "slope is its net Sharpe ratio.",
+         trial_pictures.wealth_at_equal_risk(run, best)),
         ("grid", "The grid",
          "Net Sharpe ratio of every point. A good point among poor neighbours is likely luck."
          + (" Cells are means over the other axes." if len(grid_pictures.open_axes(run)) > 3
@@ -170,7 +173,7 @@ def _pictures(run: RunResults, best: TrialResults, search: SearchStatistics) -> 
          "Best trial. Gross and net exposure after trading; turnover counts purchases and "
          "sales, away from the drifted holdings.",
          trial_pictures.exposure_and_turnover(best)),
-        ("clusters", "Clusters over time", _cluster_caption(best, clusters),
+        ("clusters", "Clusters over time", _cluster_caption(clusters),
          None if clusters is None else trial_pictures.cluster_strip(clusters)),
         ("learned", "Learned parameters",
          "Best trial, after each fold. Values that wander were not learned from anything "
@@ -187,10 +190,9 @@ def _pictures(run: RunResults, best: TrialResults, search: SearchStatistics) -> 
     return [Picture(*candidate) for candidate in candidates if candidate[-1] is not None]
 
 
-def _cluster_caption(best: TrialResults, clusters: object) -> str:
+def _cluster_caption(clusters: pd.DataFrame | None) -> str:
     words = "Best trial: each row a name, each colour a cluster, grey where it is in none."
-    weights_names = trial_pictures.MOST_NAMES
-    n_names = getattr(clusters, "shape", (0, 0))[1]
-    if n_names > weights_names:
-        words += f" {weights_names} of {n_names} names are drawn, taken evenly from all clusters."
+    drawn = trial_pictures.MOST_NAMES
+    if clusters is not None and clusters.shape[1] > drawn:
+        words += f" {drawn} of {clusters.shape[1]} names, taken evenly from all clusters."
     return words

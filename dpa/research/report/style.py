@@ -1,5 +1,6 @@
 """The look of a report's pictures: colours that read on light and dark paper, few lines."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,11 +32,17 @@ def finish(figure: go.Figure, height: int, legend: bool = True) -> go.Figure:
         bargap=0.25,
     )
     figure.update_annotations(font_size=13)
-    figure.update_layout(coloraxis_colorbar_title_font_size=13)
     figure.update_layout(
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": QUIET, "activecolor": BEST_COLOUR}
     )
-    figure.update_xaxes(gridcolor=GRID_LINES, zeroline=False, automargin=True, title_font_size=13)
+    figure.update_xaxes(
+        gridcolor=GRID_LINES,
+        zeroline=False,
+        automargin=True,
+        title_font_size=13,
+        ticks="outside",
+        tickcolor="rgba(0,0,0,0)",  # only moves the labels off the picture
+    )
     figure.update_yaxes(
         gridcolor=GRID_LINES,
         zerolinecolor="rgba(128,134,145,0.6)",
@@ -53,6 +60,21 @@ def shown(value: Any) -> str:
 def short(parameters: Mapping[str, Any]) -> str:
     """Parameters of a trial in one line."""
     return ", ".join(f"{key} {shown(value)}" for key, value in parameters.items()) or "defaults"
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number for a sentence; a dash where there is none."""
+    return f"{_whole_zero(value, digits):.{digits}f}" if math.isfinite(value) else "–"
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """A fraction as a percentage; a dash where there is none."""
+    return f"{_whole_zero(value, digits + 2):.{digits}%}" if math.isfinite(value) else "–"
+
+
+def _whole_zero(value: float, digits: int) -> float:
+    """`value`, or plain 0 where rounding would leave a minus before zeros."""
+    return value if round(value, digits) else 0.0
 
 
 def bucket_starts(n_bars: int, most: int = MOST_POINTS) -> NDArray[np.int64]:

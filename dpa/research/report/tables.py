@@ -7,8 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from dpa.research.report.style import shown
-from dpa.research.report.words import number, percent
+from dpa.research.report.style import number, percent, shown
 from dpa.research.results import RunResults
 
 Format = Callable[[Any], str]

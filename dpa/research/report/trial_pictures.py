@@ -1,5 +1,7 @@
 """Pictures of one trial beside the baselines: wealth, costs, exposure, clusters, parameters."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -13,9 +15,10 @@ from dpa.research.report.style import (
     bucket_means,
     bucket_starts,
     finish,
+    percent,
 )
 from dpa.research.results import COST_COLUMNS, RunResults, TrialResults
-from dpa.validation.statistics import drawdowns
+from dpa.validation.statistics import annual_volatility, drawdowns
 
 CLUSTER_COLOURS = (
     "#4e79a7",
@@ -35,6 +38,7 @@ CLUSTER_COLOURS = (
     "#b6992d",
     "#a0cbe8",
 )
+EQUAL_VOLATILITY = 0.10  # a year
 OUTSIDE_COLOUR = "rgba(128,134,145,0.15)"
 MOST_NAMES = 60  # names of the cluster strip
 MOST_DATES = 400  # dates of the cluster strip
@@ -47,17 +51,24 @@ LEARNED = (
 )
 
 
+def _tracks(run: RunResults, best: TrialResults) -> list[tuple[str, pd.Series, dict[str, Any]]]:
+    """Name, net returns and line of the best trial and each baseline, the best drawn last."""
+    tracks = [("best trial", best, BEST_COLOUR, 2.4)]
+    for number, baseline in enumerate(run.measured_baselines):
+        colour = BASELINE_COLOURS[number % len(BASELINE_COLOURS)]
+        tracks.append((baseline.name, baseline, colour, 1.5))
+    return [
+        (name, trial.returns["net"], {"color": colour, "width": width})
+        for name, trial, colour, width in reversed(tracks)
+    ]
+
+
 def wealth_and_drawdown(run: RunResults, best: TrialResults) -> go.Figure:
     """Net wealth of one unit, and its fall from the peak: the best trial and the baselines."""
     figure = make_subplots(
         rows=2, cols=1, shared_xaxes=True, row_heights=[0.66, 0.34], vertical_spacing=0.05
     )
-    lines = [("best trial", best, BEST_COLOUR, 2.4)]
-    for number, baseline in enumerate(run.measured_baselines):
-        colour = BASELINE_COLOURS[number % len(BASELINE_COLOURS)]
-        lines.append((baseline.name, baseline, colour, 1.5))
-    for name, trial, colour, width in reversed(lines):
-        net = trial.returns["net"]
+    for name, net, line in _tracks(run, best):
         starts = bucket_starts(len(net))
         stops = np.append(starts[1:], len(net)) - 1
         wealth = np.cumprod(1.0 + net.to_numpy())[stops]
@@ -67,7 +78,7 @@ def wealth_and_drawdown(run: RunResults, best: TrialResults) -> go.Figure:
             "name": name,
             "legendgroup": name,
             "mode": "lines",
-            "line": {"color": colour, "width": width},
+            "line": line,
         }
         figure.add_scatter(y=wealth, row=1, col=1, hovertemplate="%{y:.3f}", **style)
         style |= {"showlegend": False, "hovertemplate": "%{y:.1%}"}
@@ -76,6 +87,29 @@ def wealth_and_drawdown(run: RunResults, best: TrialResults) -> go.Figure:
     figure.update_yaxes(title="drawdown", tickformat=".0%", row=2, col=1)
     figure.update_layout(hovermode="x unified", legend_traceorder="reversed")
     return finish(figure, 520)
+
+
+def wealth_at_equal_risk(run: RunResults, best: TrialResults) -> go.Figure | None:
+    """Sum of net returns, each track scaled to 10 % volatility a year; None without baselines."""
+    if not run.measured_baselines:
+        return None
+    figure = go.Figure()
+    for name, net, line in _tracks(run, best):
+        volatility = annual_volatility(net, run.periods_per_year)
+        scale = EQUAL_VOLATILITY / volatility if volatility > 0 else 0.0
+        stops = np.append(bucket_starts(len(net))[1:], len(net)) - 1
+        total = np.cumsum(net.to_numpy() * scale)[stops]
+        figure.add_scatter(
+            x=net.index[stops],
+            y=total,
+            name=name,
+            mode="lines",
+            line=line,
+            hovertemplate="%{y:.1%}",
+        )
+    figure.update_yaxes(title="sum of scaled net returns", tickformat=".0%")
+    figure.update_layout(hovermode="x unified", legend_traceorder="reversed")
+    return finish(figure, 340)
 
 
 def cost_attribution(run: RunResults, best: TrialResults) -> go.Figure:
@@ -88,7 +122,7 @@ def cost_attribution(run: RunResults, best: TrialResults) -> go.Figure:
         x=["gross", *COST_COLUMNS, "net"],
         y=heights,
         measure=["relative"] * (len(COST_COLUMNS) + 1) + ["total"],
-        text=[f"{value:+.1%}" for value in (*heights[:-1], net)],
+        text=[percent(value, 2) for value in (*heights[:-1], net)],
         textposition="outside",
         cliponaxis=False,
         connector={"line": {"color": QUIET, "width": 1}},
@@ -97,7 +131,7 @@ def cost_attribution(run: RunResults, best: TrialResults) -> go.Figure:
         totals={"marker": {"color": BEST_COLOUR if net >= 0 else NOISE_COLOUR}},
         hoverinfo="skip",
     )
-    figure.update_yaxes(title="mean return a year, of NAV", tickformat=".0%")
+    figure.update_yaxes(title="mean return a year, of NAV", tickformat=".2~%")
     return finish(figure, 360, legend=False)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from dpa.config import Settings
 from dpa.research.report.grid_pictures import rank_persistence
-from dpa.research.report.style import short
+from dpa.research.report.style import number, percent, short
 from dpa.research.results import Comparison, RunResults, SearchStatistics, TrialResults
 
 CONFIDENT = 0.95
@@ -18,16 +18,6 @@ class Statistic:
     name: str
     value: str
     meaning: str
-
-
-def number(value: float, digits: int = 2) -> str:
-    """A number for a sentence; a dash where there is none."""
-    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
-
-
-def percent(value: float, digits: int = 1) -> str:
-    """A fraction as a percentage; a dash where there is none."""
-    return f"{value:.{digits}%}" if math.isfinite(value) else "–"
 
 
 def probability(value: float) -> str:
@@ -120,8 +110,8 @@ def statistics_in_words(run: RunResults, search: SearchStatistics) -> list[Stati
         Statistic(
             "Probabilistic Sharpe ratio",
             probability(summary["psr"]),
-            "Probability that the true ratio is above zero if this had been the only trial. "
-            "It was not, so the next line is the one to read.",
+            "Probability that the true ratio is above zero if this had been the only trial."
+            + (" It was not: read the next line." if search.n_trials > 1 else ""),
         ),
         *_search_statistics(search, search.dsr[best.name]),
         *[_comparison(comparison) for comparison in search.comparisons],
