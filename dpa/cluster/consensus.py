@@ -174,16 +174,22 @@ def _assign_backward(
     inverse_scale: Tensor,
     valid: Tensor,
     gating: Gating,
+    d_scale: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of product, temperature and threshold; `d_q` is overwritten by the first."""
+    """Gradients of product, temperature and threshold; `d_q` is overwritten by the first.
+
+    The gradient of the inverse scale is written to `d_scale` where it is wanted.
+    """
     exponential, share, gate = assigned
     mean = torch.linalg.vecdot(exponential, d_q, dim=1).mul_(share)
     d_logits = d_q.sub_(mean.unsqueeze(1)).mul_(exponential)  # less the share, which comes below
     d_best = d_gate * (gating.sharpness * gate * (valid - gate))
     d_temperature = d_q.new_zeros(())
-    if gating.temperature.requires_grad:
-        along = torch.linalg.vecdot(d_logits, product, dim=1)
-        d_temperature = -(along * share * inverse_scale).sum() / gating.temperature.square()
+    if gating.temperature.requires_grad or d_scale is not None:
+        along = torch.linalg.vecdot(d_logits, product, dim=1).mul_(share / gating.temperature)
+        d_temperature = -(along * inverse_scale).sum() / gating.temperature
+        if d_scale is not None:
+            torch.addcmul(along, d_best, product.amax(1), out=d_scale)
     d_product = d_logits.mul_((share * inverse_scale / gating.temperature).unsqueeze(1))
     # 1 at the nearest cluster, 0 elsewhere; comparing would make slow boolean arrays
     winner = exponential.add(NEAR_TIE).floor_()
@@ -215,6 +221,7 @@ class _Membership(torch.autograd.Function):
         product, exponential, share, gate, inverse_scale, valid, *scalars = ctx.saved_tensors
         gating = Gating(scalars[0], scalars[1], ctx.sharpness, False)
         d_product = torch.empty_like(product)
+        d_scale = torch.empty_like(inverse_scale) if ctx.needs_input_grad[1] else None
         d_temperature, d_threshold = product.new_zeros(()), product.new_zeros(())
         for rows in _chunks(product.shape[0], product[0].numel()):
             assigned = _Assigned(exponential[rows], share[rows], gate[rows])
@@ -227,10 +234,11 @@ class _Membership(torch.autograd.Function):
                 inverse_scale[rows],
                 valid[rows],
                 gating,
+                None if d_scale is None else d_scale[rows],
             )
             d_temperature += more_temperature
             d_threshold += more_threshold
-        return d_product, None, None, d_temperature, d_threshold, None
+        return d_product, d_scale, None, d_temperature, d_threshold, None
 
 
 class _SoftConsensus(torch.autograd.Function):
@@ -276,6 +284,7 @@ class _SoftConsensus(torch.autograd.Function):
         gating = Gating(scalars[0], scalars[1], ctx.sharpness, False)
         d_others = d_others * (others > 0)
         d_product = torch.empty_like(product)
+        d_scale = torch.empty_like(inverse_scale) if ctx.needs_input_grad[1] else None
         d_temperature, d_threshold = product.new_zeros(()), product.new_zeros(())
         for rows in _chunks(product.shape[0], product[0].numel()):
             assigned = _Assigned(exponential[rows], share[rows], gate[rows])
@@ -290,10 +299,11 @@ class _SoftConsensus(torch.autograd.Function):
                 inverse_scale[rows],
                 valid[rows],
                 gating,
+                None if d_scale is None else d_scale[rows],
             )
             d_temperature += more_temperature
             d_threshold += more_threshold
-        return d_product, None, None, None, d_temperature, d_threshold, None
+        return d_product, d_scale, None, None, d_temperature, d_threshold, None
 
 
 def _sums(assigned: _Assigned, newest: Tensor) -> Tensor:

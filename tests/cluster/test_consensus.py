@@ -94,10 +94,12 @@ def test_membership_has_its_gradients(rng):
     product, inverse_scale, valid, _ = case(rng)
     g = gating()
 
-    def function(product, temperature, threshold):
-        return membership(product, inverse_scale, valid, Gating(temperature, threshold, 5.0, False))
+    def function(product, inverse_scale, temperature, threshold):
+        soft = Gating(temperature, threshold, 5.0, False)
+        return membership(product, inverse_scale * valid, valid, soft)
 
-    inputs = [x.clone().requires_grad_() for x in (product, g.temperature, g.threshold)]
+    parts = (product, inverse_scale, g.temperature, g.threshold)
+    inputs = [x.clone().requires_grad_() for x in parts]
     assert torch.autograd.gradcheck(function, inputs)
 
 
@@ -105,11 +107,12 @@ def test_consensus_has_its_gradients(rng):
     product, inverse_scale, valid, newest = case(rng)
     g = gating()
 
-    def function(product, temperature, threshold):
+    def function(product, inverse_scale, temperature, threshold):
         soft = Gating(temperature, threshold, 5.0, False)
-        return tuple(leave_one_out_consensus(product, inverse_scale, valid, newest, soft))
+        return tuple(leave_one_out_consensus(product, inverse_scale * valid, valid, newest, soft))
 
-    inputs = [x.clone().requires_grad_() for x in (product, g.temperature, g.threshold)]
+    parts = (product, inverse_scale, g.temperature, g.threshold)
+    inputs = [x.clone().requires_grad_() for x in parts]
     assert torch.autograd.gradcheck(function, inputs)
 
 
