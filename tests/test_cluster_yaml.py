@@ -101,7 +101,8 @@ def test_what_is_mounted_is_what_an_installation_needs(written: dict[str, Any]) 
 
 def test_machines_are_installed_as_the_readme_says(written: dict[str, Any]) -> None:
     assert "make install" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    installs = [c for c in written["setup_commands"] if c.startswith("make -C ~/dpa-source install")]
+    install = "make -C ~/dpa-source install"
+    installs = [c for c in written["setup_commands"] if c.startswith(install)]
     assert len(installs) == 1
     for command in starts(written):
         assert "PATH=$HOME/dpa-source/.venv/bin:$PATH" in command
