@@ -67,6 +67,7 @@ test: $(INSTALLED_DEV) ## install, then ruff, mypy, import-linter and pytest
 bench: $(INSTALLED_DEV) ## the measured comparisons; DPA_MARKET_DATA=folder of real prices
 	$(BIN)/python tests/benchmarks/bench_truth.py
 	$(BIN)/python tests/benchmarks/bench_memory.py
+	$(BIN)/python tests/benchmarks/bench_tune.py
 	$(BIN)/python tests/benchmarks/bench_speed.py \
 	  --data "$${DPA_MARKET_DATA:?is not set: the folder of us_daily_close.parquet}/us_daily_close.parquet"
 
