@@ -120,9 +120,14 @@ def _add_steps(commands: Any) -> None:
         "dpa.step_commands:backtest",
         "trade a trained model as it is",
         "backtest model --data prices.parquet --start 2013-01-01 --end 2013-12-31",
-        "backtest runs/20260301-123005-1a2b3c4d/best --start 2020-01-01 --half-spread-bps 8",
+        "backtest runs/20260301-123005-1a2b3c4d/best --data later.parquet --half-spread-bps 8",
     )
     backtest.add_argument("model", metavar="MODEL", type=Path, help="model folder, or best/")
+    backtest.add_argument(
+        "--in-sample",
+        action="store_true",
+        help="allow bars the model was trained, tested or chosen on",
+    )
     backtest.add_argument("--out", type=Path, default=Path("backtest"), help="folder [backtest]")
     rolling = add_command(
         commands,

@@ -71,7 +71,9 @@ def backtest(arguments: argparse.Namespace) -> None:
         if first >= stop:
             raise DataError(f"no bar from {config.start} on", f"the history ends {panel.times[-1]}")
         start = panel.times[first]
-    summary = backtest_model(arguments.model, settings, panel, arguments.out, start)
+    summary = backtest_model(
+        arguments.model, settings, panel, arguments.out, start, arguments.in_sample
+    )
     print(summary_lines(summary))
     print(f"files {arguments.out}")
 

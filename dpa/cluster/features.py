@@ -60,6 +60,11 @@ class Features:
         """First bar with a whole window behind it."""
         return self.window - 1
 
+    def to(self, device: torch.device | str) -> "Features":
+        """The same features on `device`."""
+        tensors = (self.series, self.valid, self.mean, self.scale, self.newest)
+        return Features(self.kind, self.window, *(tensor.to(device) for tensor in tensors))
+
     def unit_vectors(self, bar: int) -> Tensor:
         """Unit vectors of one bar, shape (n_assets, window); rows of invalid names are 0."""
         window = self.series[bar - self.window + 1 : bar + 1]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dpa.config import TrainingConfig
 from dpa.market.costs import CostModel
-from dpa.market.panel import Floats, Panel
+from dpa.market.panel import Bools, Floats, Panel
 
 IMPACT_BARS = 63  # bars behind volatility and ADV in the loss, as in the backtest
 TINY_TRADE = 1e-9  # fraction of NAV: keeps the gradient of a square root finite at no trade
@@ -41,7 +41,12 @@ class Outcome:
 
     Attributes
     ----------
-    returns : simple return per bar, 0 where unknown
+    returns : simple return since the name's last price, booked at the bar of the next one; 0 at
+        bars without a price
+    held_from : int64, optional
+        Bar whose target is what is held into each bar: a name without a price cannot be traded,
+        so what was held before a gap is held through it. None where there is no gap.
+    tradable : 1 where the trade that leads into the bar could be made, else 0; None likewise
     sigma_day, adv : daily volatility (fraction) and average daily traded value (USD), or None;
         past-only; 0 and 1 where unknown, which makes impact 0
     years : (n_bars,) calendar years since the bar before
@@ -51,6 +56,8 @@ class Outcome:
     sigma_day: Tensor | None
     adv: Tensor | None
     years: Tensor
+    held_from: Tensor | None = None
+    tradable: Tensor | None = None
 
 
 def make_outcome(
@@ -58,6 +65,7 @@ def make_outcome(
     bars_per_year: float,
     bars_per_session: float = 1.0,
     device: torch.device | str = "cpu",
+    delisting_return: float = 0.0,
 ) -> Outcome:
     """Outcome of a panel.
 
@@ -70,17 +78,21 @@ def make_outcome(
     bars_per_year, bars_per_session : float
         From the calendar.
     device : torch device
+    delisting_return : float
+        Booked on the bar after a name's last price in `panel`, fraction.
     """
+    priced = np.isfinite(panel.prices)
     raw = panel.returns()
     single = {"dtype": torch.float32, "device": device}
 
     def tensor(values: Floats) -> Tensor:
         return torch.from_numpy(values).to(**single)  # type: ignore[call-overload,no-any-return]
 
-    returns = tensor(np.nan_to_num(raw, nan=0.0))
+    returns = tensor(_booked_returns(panel, priced, delisting_return))
     years = torch.full((panel.n_bars,), 1.0 / bars_per_year, device=device)
+    held_from, tradable = _tradability(priced, device)
     if panel.dollar_volume is None:
-        return Outcome(returns, None, None, years)
+        return Outcome(returns, None, None, years, held_from, tradable)
     least = IMPACT_BARS // 3
     past_returns = pd.DataFrame(raw).rolling(IMPACT_BARS, min_periods=least)
     past_volume = pd.DataFrame(panel.dollar_volume).rolling(IMPACT_BARS, min_periods=least)
@@ -88,7 +100,39 @@ def make_outcome(
     adv = past_volume.mean().shift(2).to_numpy() * bars_per_session
     known = np.isfinite(sigma) & np.isfinite(adv) & (adv > 0)
     return Outcome(
-        returns, tensor(np.where(known, sigma, 0.0)), tensor(np.where(known, adv, 1.0)), years
+        returns,
+        tensor(np.where(known, sigma, 0.0)),
+        tensor(np.where(known, adv, 1.0)),
+        years,
+        held_from,
+        tradable,
+    )
+
+
+def _booked_returns(panel: Panel, priced: Bools, delisting_return: float) -> Floats:
+    """Return since the last price at each priced bar, the delisting return after the last one."""
+    last = pd.DataFrame(panel.prices).ffill().shift(1).to_numpy()
+    booked = np.where(priced & np.isfinite(last), panel.prices / last - 1.0, 0.0)
+    after = panel.n_bars - priced[::-1].argmax(axis=0)  # bar after each name's last price
+    ended = np.flatnonzero(priced.any(axis=0) & (after < panel.n_bars))
+    booked[after[ended], ended] = delisting_return
+    return booked
+
+
+def _tradability(priced: Bools, device: torch.device | str) -> tuple[Tensor | None, Tensor | None]:
+    """``held_from`` and ``tradable`` of :class:`Outcome`: what is held into bar t was traded at
+    the close of bar t - 1, or of the last bar before it with a price."""
+    if priced.all():
+        return None, None
+    tradable = np.zeros_like(priced)
+    tradable[1:] = priced[:-1]
+    bars = np.arange(len(priced))[:, None]
+    held_from = np.maximum.accumulate(np.where(tradable, bars, 0), axis=0)
+    ended = ~np.logical_or.accumulate(priced[::-1], axis=0)[::-1]  # no price from here on
+    held_from[1:][ended[:-1]] = 0  # paid out: nothing is held after the bar that booked it
+    return (
+        torch.from_numpy(held_from).to(device),
+        torch.from_numpy(tradable).to(dtype=torch.float32, device=device),
     )
 
 
@@ -110,6 +154,8 @@ def profit(weights: Tensor, outcome: Outcome, costs: CostModel, execution_lag: i
     Profit
     """
     held = torch.cat([weights.new_zeros(execution_lag, weights.shape[1]), weights[:-execution_lag]])
+    if outcome.held_from is not None:
+        held = held.gather(0, outcome.held_from)
     contribution = held * outcome.returns
     gross = contribution.sum(1)
     before = torch.cat([weights.new_zeros(1, weights.shape[1]), held[:-1]])
@@ -117,6 +163,8 @@ def profit(weights: Tensor, outcome: Outcome, costs: CostModel, execution_lag: i
     drifted = before * (1.0 + growth)
     portfolio = 1.0 + (before * growth).sum(1, keepdim=True)
     trades = held - drifted / portfolio
+    if outcome.tradable is not None:
+        trades = trades * outcome.tradable
     cost = costs.spread(trades).sum(1) + costs.commission(trades).sum(1)
     cost = cost + costs.borrow(held, outcome.years.unsqueeze(1)).sum(1)
     if outcome.sigma_day is not None and outcome.adv is not None:

@@ -199,6 +199,7 @@ class ClusterModel(nn.Module):
             First bar that must not be looked at.
         """
         generator = np.random.default_rng([self.seed, 1])
+        features = features.to("cpu")
         bars = np.arange(features.first_bar, until_bar, max(1, features.window // 4))
         vectors = [features.unit_vectors(int(bar))[features.valid[int(bar)]] for bar in bars]
         pool = torch.cat(vectors) if vectors else features.series.new_zeros(0, features.window)

@@ -160,9 +160,10 @@ class ClusterTracker:
         int16 ndarray of shape (n_bars - first_bar, n_assets)
             Cluster of each name, ABSENT (-1) where its window is invalid.
         """
+        features = features.to("cpu")  # one processor's sums, whatever the model runs on
         out = np.full((features.n_bars - first_bar, features.series.shape[1]), ABSENT, np.int16)
         for row, bar in enumerate(range(first_bar, features.n_bars)):
-            out[row] = self._step(features, bar).cpu().numpy()
+            out[row] = self._step(features, bar).numpy()
         return out
 
     def _step(self, features: Features, bar: int) -> Tensor:

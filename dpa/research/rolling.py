@@ -178,7 +178,13 @@ class RollingTrainer:
             fold.train_start + lag - start, stop, self.settings.training.validation_fraction
         )
         past = panel.window(0, stop)
-        outcome = make_outcome(past, self.bars_per_year, self.bars_per_session, self.device)
+        outcome = make_outcome(
+            past,
+            self.bars_per_year,
+            self.bars_per_session,
+            self.device,
+            self.settings.costs.delisting_return,
+        )
         return FoldTraining(
             self.model,
             inputs.until(stop),
@@ -332,7 +338,7 @@ class RollingTrainer:
                 "calendar": self.source.calendar,
                 "interval": self.source.interval,
                 "settings": self.settings.model_dump(mode="json"),
-                "trained_until": self.reports[-1].train_stop if self.reports else None,
+                "seen_until": self.reports[-1].test_stop if self.reports else None,
             },
         )
         returns = pd.read_parquet(self.out_dir / "returns.parquet")

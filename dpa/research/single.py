@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from dpa.cluster.loss import make_outcome
 from dpa.cluster.model import ClusterModel
-from dpa.cluster.storage import load_model, save_model
+from dpa.cluster.storage import load_model, read_model_manifest, save_model
 from dpa.cluster.tracker import ClusterTracker
 from dpa.config import Settings
-from dpa.errors import DataError
+from dpa.errors import DataError, RunError
 from dpa.market.calendars import TradingCalendar
 from dpa.market.costs import CostModel
 from dpa.market.panel import Panel
@@ -71,7 +71,9 @@ def train_once(settings: Settings, panel: Panel, out: Path) -> TrainingResult:
     if model_settings.centroids == "shape":
         model.seed_shapes(inputs.features, panel.n_bars)
     span = Span.of(context + lag, panel.n_bars, settings.training.validation_fraction)
-    outcome = make_outcome(panel, per_year, per_session)
+    outcome = make_outcome(
+        panel, per_year, per_session, delisting_return=settings.costs.delisting_return
+    )
     costs = CostModel(settings.costs)
     result = FoldTraining(
         model, inputs, outcome, span, costs, settings.training, per_year, lag
@@ -80,14 +82,19 @@ def train_once(settings: Settings, panel: Panel, out: Path) -> TrainingResult:
         "calendar": panel.calendar,
         "interval": panel.interval,
         "settings": settings.model_dump(mode="json"),
-        "trained_until": panel.times[-1].isoformat(),
+        "seen_until": panel.times[-1].isoformat(),
     }
     save_model(model, out, panel.names, facts)
     return result
 
 
 def backtest_model(
-    folder: Path, settings: Settings, panel: Panel, out: Path, start: pd.Timestamp | None = None
+    folder: Path,
+    settings: Settings,
+    panel: Panel,
+    out: Path,
+    start: pd.Timestamp | None = None,
+    in_sample: bool = False,
 ) -> dict[str, Any]:
     """Trade a trained model as it is, and write what came of it to `out`.
 
@@ -98,11 +105,14 @@ def backtest_model(
         the model are used; costs and walk-forward lengths come from `settings`.
     settings : Settings
     panel : Panel
-        History up to the last bar to trade; the bars before `start` warm the model up.
+        History up to the last bar to trade. The ``train_bars`` bars before each stretch, and the
+        model's look-back before them, warm it up, exactly as in a walk-forward test.
     out : Path
         Receives the files of a trial.
     start : Timestamp (UTC), optional
-        First bar to trade; none: as soon as the model is warm.
+        First bar to trade; none: the first one the model has not seen.
+    in_sample : bool
+        Allow bars the model was trained, tested or chosen on.
 
     Returns
     -------
@@ -112,29 +122,29 @@ def backtest_model(
     Raises
     ------
     RunError
-        When the model cannot be read.
+        When the model cannot be read, belongs to another interval or calendar, or has seen the
+        bars to be traded.
     DataError
         When there are too few bars before `start`, or none from it on.
     """
     model, _ = load_model(folder)
+    manifest = read_model_manifest(folder)
+    for what, here in (("interval", panel.interval), ("calendar", panel.calendar)):
+        if manifest.get(what) != here:
+            raise RunError(
+                f"{folder}: the model's {what} is {manifest.get(what)}, the data's is {here}",
+                "give data of the same kind",
+            )
+    context = model.config.context_bars
+    first = _first_unseen(folder, manifest, panel, start, in_sample, context)
     # its clusters belong to the day it was trained; here they are followed from the first bar on
     model.tracker = ClusterTracker(model.config.n_clusters, model.seed, model.config.reseed_bars)
-    context = model.config.context_bars
-    first = context if start is None else int(panel.times.searchsorted(start))
-    if first >= panel.n_bars:
-        raise DataError(
-            f"no bars to trade from {start or 'the first'} on",
-            f"the history ends at {panel.times[-1].isoformat()}" if panel.n_bars else "",
-        )
-    if first < context:
-        raise DataError(
-            f"{first} bars before {panel.times[first].date()} are too few: the model needs "
-            f"{context} to warm up",
-            "start later or give more history",
-        )
-    steps = range(first, panel.n_bars, settings.walk_forward.test_bars)
-    stops = [*steps[1:], panel.n_bars]
-    folds = [Fold(i, a, a, a, b, False) for i, (a, b) in enumerate(zip(steps, stops, strict=True))]
+    lengths = settings.walk_forward
+    folds = []
+    for index, test_start in enumerate(range(first, panel.n_bars, lengths.test_bars)):
+        warm = max(context, test_start - lengths.train_bars)
+        test_stop = min(test_start + lengths.test_bars, panel.n_bars)
+        folds.append(Fold(index, warm, warm, test_start, test_stop, False))
     trainer = RollingTrainer(
         settings.model_copy(update={"model": model.config}),
         panel,
@@ -146,3 +156,38 @@ def backtest_model(
     while not trainer.done:
         trainer.step()
     return trainer.finish()
+
+
+def _first_unseen(
+    folder: Path,
+    manifest: dict[str, Any],
+    panel: Panel,
+    start: pd.Timestamp | None,
+    in_sample: bool,
+    context: int,
+) -> int:
+    """Bar number of the first bar to trade."""
+    seen_until = pd.Timestamp(manifest["seen_until"])
+    unseen = int(panel.times.searchsorted(seen_until, side="right"))
+    fallback = context if in_sample else max(context, unseen)
+    first = fallback if start is None else int(panel.times.searchsorted(start))
+    if first >= panel.n_bars:
+        raise DataError(
+            f"no bars to trade after {(start or seen_until).date()}, the last ones the model has "
+            "seen"
+            if start is None
+            else f"no bars to trade from {start.date()} on",
+            "give later data, or look at what it has seen with --start and --in-sample",
+        )
+    if first < unseen and not in_sample:
+        raise RunError(
+            f"{folder}: the model was trained, tested or chosen on bars until {seen_until.date()}",
+            "start later, or say --in-sample if that is what you want to see",
+        )
+    if first < context:
+        raise DataError(
+            f"{first} bars before {panel.times[first].date()} are too few: the model needs "
+            f"{context} to warm up",
+            "start later or give more history",
+        )
+    return first
