@@ -1,5 +1,6 @@
 """Trading sessions of a venue and the bars in them: holidays, half days and clock changes."""
 
+import re
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +17,7 @@ Nanoseconds = NDArray[np.int64]  # UTC instants since 1970
 Date = str | pd.Timestamp
 SECOND = 1_000_000_000
 SECONDS_PER_YEAR = 365.2425 * 86_400  # mean Gregorian year
+_WHOLE_DATE = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
 ANNUALISATION_YEARS = (2004, 2023)  # whole years, the same whatever the data are
 
 
@@ -52,9 +54,20 @@ def utc_index(nanoseconds: Nanoseconds) -> pd.DatetimeIndex:
 
 
 def as_date(value: Date, field: str = "date") -> pd.Timestamp:
-    """The calendar day `value` names, naive midnight; :class:`ConfigError` naming `field`."""
+    """The calendar day `value` names, naive midnight.
+
+    Text is taken as YYYY-MM-DD and nothing else: half a date such as ``2013-06`` could mean its
+    first day or its last.
+
+    Raises
+    ------
+    ConfigError
+        Naming `field`.
+    """
     try:
-        stamp = pd.DatetimeIndex([pd.Timestamp(value)]).tz_localize(None)
+        if isinstance(value, str) and not _WHOLE_DATE.fullmatch(value):
+            raise ValueError("text in another form than YYYY-MM-DD")
+        stamp = pd.DatetimeIndex([pd.Timestamp(value).as_unit("ns")]).tz_localize(None)
     except ValueError as e:
         raise ConfigError(f"{field}: {value!r} is not a date", "write YYYY-MM-DD") from e
     if stamp.hasnans:
@@ -65,13 +78,6 @@ def as_date(value: Date, field: str = "date") -> pd.Timestamp:
 def _calendar(code: str, **bounds: pd.Timestamp) -> exchange_calendars.ExchangeCalendar:
     with warnings.catch_warnings():  # exchange_calendars 4.13 leans on what pandas 3.1 deprecates
         warnings.simplefilter("ignore", category=DeprecationWarning)
-        return exchange_calendars.get_calendar(code, **bounds)
-
-
-def _make_calendar(code: str, **bounds: pd.Timestamp) -> exchange_calendars.ExchangeCalendar:
-    with warnings.catch_warnings():
-        # some calendars use what newer pandas deprecates; a user can do nothing about it
-        warnings.simplefilter("ignore", DeprecationWarning)
         return exchange_calendars.get_calendar(code, **bounds)
 
 

@@ -117,7 +117,23 @@ def test_mistakes_have_a_cure() -> None:
         TradingCalendar("XNYS").session_close("2025-07-04")
     with pytest.raises(ConfigError, match=r"data.start: '2025-13-01' is not a date"):
         as_date("2025-13-01", "data.start")
-    with pytest.raises(ConfigError, match="not a date"):
-        as_date("")
     with pytest.raises(ConfigError, match="90000 seconds"):
         Interval(90_000)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "NaT", "now", "2013", "2013-06", "2013-6-1", "20130601", "2013-06-01 10:00",
+        "0001-01-01", "٢٠١٣-٠٦-٠١",
+    ],
+)  # fmt: skip
+def test_only_whole_dates_are_dates(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        as_date(text, "data.start")
+    assert str(caught.value) == f"data.start: {text!r} is not a date; write YYYY-MM-DD"
+
+
+def test_a_date_is_a_naive_midnight() -> None:
+    assert as_date("2013-06-01") == pd.Timestamp(2013, 6, 1)
+    assert as_date(pd.Timestamp("2013-06-01 22:00", tz="UTC")) == pd.Timestamp(2013, 6, 1)
