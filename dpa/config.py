@@ -223,7 +223,11 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as e:
         raise ConfigError(f"{path}: cannot be read ({e.strerror})", "check the path") from e
-    except yaml.YAMLError as e:
+    except UnicodeDecodeError as e:
+        raise ConfigError(
+            f"{path}: is not UTF-8 text (byte {e.start + 1})", "save it as UTF-8, or check the path"
+        ) from e
+    except (yaml.YAMLError, ValueError) as e:  # ValueError: a date such as 2008-13-01
         where = getattr(e, "problem_mark", None)
         line = f" line {where.line + 1}" if where else ""
         raise ConfigError(f"{path}:{line} is not valid YAML", "mend that line") from e
@@ -253,7 +257,7 @@ def environment_layer(environ: Mapping[str, str]) -> dict[str, Any]:
             *sections, key = name.removeprefix(ENV_PREFIX).lower().split("__")
             try:
                 value: Any = yaml.safe_load(text)
-            except yaml.YAMLError as e:
+            except (yaml.YAMLError, ValueError) as e:
                 raise ConfigError(f"environment: {name}={text!r} is not YAML", "mend it") from e
             for section in [key, *reversed(sections)]:
                 value = {section: value}

@@ -61,6 +61,22 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None
         load_settings(yaml_file(tmp_path, text), environ={})
 
 
+@pytest.mark.parametrize("content", ["model: {}  # é".encode("latin-1"), b"PAR1\x15\x04\xff"])
+def test_a_file_that_is_no_text_is_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"settings\.yaml: is not UTF-8 text") as caught:
+        load_settings(path, environ={})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_date_that_is_none_is_no_yaml(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"settings\.yaml: is not valid YAML"):
+        load_settings(yaml_file(tmp_path, "data: {start: 2008-13-01}\n"), environ={})
+    with pytest.raises(ConfigError, match="DPA__DATA__END='2008-02-30' is not YAML"):
+        load_settings(environ={"DPA__DATA__END": "2008-02-30"})
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.yaml: cannot be read"):
         load_settings(tmp_path / "absent.yaml", environ={})
