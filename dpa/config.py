@@ -6,11 +6,12 @@ Lengths of time are counted in bars of the data's interval; limits are fractions
 
 import os
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dpa.errors import ConfigError
 
@@ -56,6 +57,12 @@ class DataConfig(Frozen):
     liquidity_lookback_bars: int = Field(
         63, ge=1, description="bars of the rolling median of traded value"
     )
+
+    @field_validator("start", "end", mode="before")
+    @classmethod
+    def _date_text(cls, value: Any) -> Any:
+        """YAML makes a date of 2008-01-01 without quotes."""
+        return value.isoformat() if isinstance(value, date) else value
 
 
 class ClusterConfig(Frozen):

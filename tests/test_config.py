@@ -70,6 +70,12 @@ def test_a_file_that_is_no_text_is_one_line(tmp_path: Path, content: bytes) -> N
     assert "\n" not in str(caught.value)
 
 
+def test_dates_need_no_quotes(tmp_path: Path) -> None:
+    path = yaml_file(tmp_path, "data: {start: 2008-01-01, end: '2009-01-01'}\n")
+    data = load_settings(path, environ={"DPA__DATA__END": "2010-12-31"}).data
+    assert (data.start, data.end) == ("2008-01-01", "2010-12-31")
+
+
 def test_a_date_that_is_none_is_no_yaml(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"settings\.yaml: is not valid YAML"):
         load_settings(yaml_file(tmp_path, "data: {start: 2008-13-01}\n"), environ={})
