@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -299,18 +300,21 @@ class RollingTrainer:
         self.model.to(self.device)
         try:
             progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-            with np.load(folder / "state.npz", allow_pickle=False) as stored:
-                arrays = dict(stored)
-        except (OSError, ValueError) as e:
-            raise RunError(f"{folder}: the checkpoint cannot be read", "delete it") from e
-        self._labels = arrays.pop("labels", None)
-        self._labels_from = progress["labels_from"]
-        self.book = BacktestState.from_arrays(arrays) if arrays else None
-        self.reports = [FoldReport(**report) for report in progress["reports"]]
-        self._net = [
-            pd.read_parquet(self._part(fold, "returns"), columns=["net"])["net"].to_numpy()
-            for fold in self.folds[: self.folds_done]
-        ]
+            with (folder / "state.npz").open("rb") as file:
+                arrays = dict(np.load(file, allow_pickle=False))
+            self._labels = arrays.pop("labels", None)
+            self._labels_from = progress["labels_from"]
+            self.book = BacktestState.from_arrays(arrays) if arrays else None
+            self.reports = [FoldReport(**report) for report in progress["reports"]]
+            self._net = [
+                pd.read_parquet(self._part(fold, "returns"), columns=["net"])["net"].to_numpy()
+                for fold in self.folds[: self.folds_done]
+            ]
+        except (OSError, ValueError, LookupError, TypeError, BadZipFile) as e:
+            raise RunError(
+                f"{folder}: the checkpoint cannot be read ({type(e).__name__})",
+                "delete the trial's directory: it starts anew",
+            ) from e
 
     def _part(self, fold: Fold, name: str) -> Path:
         return self.out_dir / FOLDS / f"{fold.index:04d}" / f"{name}.parquet"
