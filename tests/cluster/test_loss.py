@@ -119,15 +119,6 @@ def test_the_return_of_a_bar_belongs_to_the_signal_lag_bars_before(lag, panel):
     assert np.flatnonzero(seen.turnover).tolist() == [50 + lag, 51 + lag]
 
 
-def test_missing_returns_earn_nothing(make_panel, rng):
-    prices = 100 * np.exp(rng.standard_normal((40, 3)).cumsum(0) * 0.02)
-    prices[20, 1] = np.nan
-    outcome = make_outcome(make_panel(prices), 252.0)
-    assert bool(torch.isfinite(outcome.returns).all())
-    assert outcome.returns[20:22, 1].tolist() == [0.0, 0.0]
-    assert not outcome.returns[0].any()
-
-
 def test_impact_uses_what_was_known_before_the_trade(make_panel, rng):
     """The trade of row t is made at the close of bar t - 1: bar t - 1 itself is not known yet."""
     prices = 100 * np.exp(rng.standard_normal((200, 3)).cumsum(0) * 0.02)
