@@ -8,10 +8,18 @@ import os
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from dpa.errors import ConfigError
 
@@ -24,7 +32,22 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class DataConfig(Frozen):
+def absent(value: Any) -> bool:
+    """Whether `value` is the word that stands for an absent value: ``none`` or ``null``."""
+    return isinstance(value, str) and value.strip().lower() in ("none", "null")
+
+
+class Section(Frozen):
+    """Base of the sections of the tree: ``none`` is an absent value where a field allows that."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _absent(cls, value: Any, info: ValidationInfo) -> Any:
+        kinds = get_args(cls.model_fields[str(info.field_name)].annotation)
+        return None if type(None) in kinds and absent(value) else value
+
+
+class DataConfig(Section):
     """What is read, and which names may be traded on each date."""
 
     path: str | None = Field(
@@ -65,7 +88,7 @@ class DataConfig(Frozen):
         return value.isoformat() if isinstance(value, date) else value
 
 
-class ClusterConfig(Frozen):
+class ClusterConfig(Section):
     """The differentiable cluster model: one instance is one point of the grid."""
 
     features: Literal["returns", "price_path"] = Field(
@@ -140,7 +163,7 @@ class ClusterConfig(Frozen):
         return self.window + self.residual_bars
 
 
-class TrainingConfig(Frozen):
+class TrainingConfig(Section):
     """How one fold is trained."""
 
     mode: Literal["soft", "anneal"] = Field(
@@ -167,7 +190,7 @@ class TrainingConfig(Frozen):
     seed: int = Field(0, ge=0, le=2**31 - 1, description="root of every random number")
 
 
-class WalkForwardConfig(Frozen):
+class WalkForwardConfig(Section):
     """How history is cut into training and test windows."""
 
     train_bars: int = Field(252, ge=10, description="bars in a training window")
@@ -181,7 +204,7 @@ class WalkForwardConfig(Frozen):
     min_test_bars: int = Field(5, ge=1, description="a last window with fewer test bars is dropped")
 
 
-class CostConfig(Frozen):
+class CostConfig(Section):
     """What trading costs; one object serves loss, backtest, sizing and fills."""
 
     half_spread_bps: float = Field(

@@ -15,7 +15,7 @@ import annotated_types
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from dpa.config import ENV_PREFIX, Settings, load_settings
+from dpa.config import ENV_PREFIX, Settings, absent, load_settings
 from dpa.errors import ConfigError
 
 ALIASES = {"path": ("--data",)}
@@ -122,15 +122,15 @@ class Option:
         ConfigError
             Naming `origin` (such as ``--window``), the text seen and the bounds.
         """
-        if self.optional and text.strip().lower() in ("none", "null"):
-            return None
         value: Any = text.strip()
-        if self.is_list:
+        if self.is_list and not absent(text):
             value = tuple(part.strip() for part in text.split(","))
         return self.check(value, origin)
 
     def check(self, value: Any, origin: str) -> Any:
-        """`value` converted to the field's type and held against its bounds."""
+        """`value` converted to the field's type and held against its bounds; none where allowed."""
+        if self.optional and absent(value):
+            return None
         annotation: Any = self.info.annotation
         if self.info.metadata:
             annotation = Annotated[(annotation, *self.info.metadata)]

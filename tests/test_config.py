@@ -32,6 +32,19 @@ def test_absent_is_none_and_not_the_default(tmp_path: Path) -> None:
     assert load_settings(path, environ=environ).model.max_age is None
 
 
+@pytest.mark.parametrize("word", ["none", "None", "NONE", "null", "~", ""])
+def test_none_is_absent_in_files_and_in_the_environment(tmp_path: Path, word: str) -> None:
+    path = yaml_file(tmp_path, f"model: {{max_age: {word}}}\ndata: {{names: {word}}}\n")
+    assert load_settings(path, environ={}).model.max_age is None
+    assert load_settings(path, environ={}).data.names is None
+    assert load_settings(environ={"DPA__MODEL__MAX_AGE": word}).model.max_age is None
+
+
+def test_none_is_refused_where_a_value_must_be() -> None:
+    with pytest.raises(ConfigError, match=r"environment: model\.window.*got 'none'"):
+        load_settings(environ={"DPA__MODEL__WINDOW": "none"})
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [

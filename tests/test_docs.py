@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from ray.scripts.scripts import cli as ray_cli
 
 from dpa.cli import build_parser
 from dpa.errors import UserError
+from dpa.research.grid import grid_points, load_grid
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -160,6 +162,18 @@ def test_every_command_line_is_one_the_program_accepts(
                     judge(words, grid_parser)
                 except (UserError, click.ClickException, KeyError) as error:
                     pytest.fail(f"{block}: {command}\n{error}")
+
+
+def test_the_grid_file_in_the_help_is_one_the_program_accepts(
+    grid_parser: argparse.ArgumentParser, tmp_path: Path
+) -> None:
+    _, _, example = str(grid_parser.epilog).partition("and the axes:\n")
+    path = tmp_path / "grid.yaml"
+    path.write_text(textwrap.dedent(example), encoding="utf-8")
+    grid = load_grid(path, {}, {})
+    assert grid.axes["max_age"] == (10, 30, None)
+    assert grid.axes["window"] == (30, 60)
+    assert {settings.model.max_age for _, settings in grid_points(grid)} == {10, 30, None}
 
 
 def test_blocks_hold_commands() -> None:
