@@ -140,7 +140,7 @@ def _add_steps(commands: Any) -> None:
     _add_storage(rolling)
     add_resume(rolling)
     add_settings_options(train, ("data", "model", "training", "walk_forward", "costs"))
-    add_settings_options(backtest, ("data", "walk_forward", "costs"))
+    add_settings_options(backtest, ("data", "walk_forward", "costs"), positionals="MODEL")
     add_settings_options(rolling, Settings.model_fields)
 
 

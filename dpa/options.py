@@ -186,7 +186,10 @@ def find_option(name: str, origin: str) -> Option:
 
 
 def add_settings_options(
-    parser: argparse.ArgumentParser, sections: Iterable[str], axes: bool = False
+    parser: argparse.ArgumentParser,
+    sections: Iterable[str],
+    axes: bool = False,
+    positionals: str = "",
 ) -> None:
     """Add ``--config`` and one option for every field of `sections` to `parser`.
 
@@ -199,7 +202,10 @@ def add_settings_options(
     axes : bool
         Say in the help that an option takes a comma-separated list and so becomes an axis of
         the grid; :func:`read_axes` reads them.
+    positionals : str
+        Arguments without a flag, for the usage line: listing every option there hides them.
     """
+    parser.usage = f"%(prog)s [options] {positionals}".rstrip()
     parser.add_argument("--config", metavar="FILE", help="YAML file with any part of the settings")
     for section in sections:
         model: Any = Settings.model_fields[section].annotation
@@ -213,8 +219,8 @@ def _add_option(group: Any, option: Option, axis: bool) -> None:
     limits = f"; {option.bounds}" if option.bounds else ""
     words = f"{option.info.description} [{option.kind}{limits}; default {option.default}]"
     group.add_argument(
-        option.flag,
         *ALIASES.get(option.name, ()),
+        option.flag,
         dest=_DESTINATION + option.name,
         metavar="VALUE[,VALUE...]" if axis or option.is_list else "VALUE",
         help=words.replace("%", "%%"),

@@ -26,7 +26,7 @@ from dpa.options import OneLineParser, add_resume, add_settings_options, read_ax
 from dpa.research.closing import close_run, closing_words
 from dpa.research.grid import load_grid
 from dpa.research.history import ensure_shards
-from dpa.research.plan import Plan, directory_of, plan_new, plan_resumed
+from dpa.research.plan import SAMPLE_START, Plan, directory_of, plan_new, plan_resumed
 from dpa.runs import RunDirectory
 
 EXAMPLES = """examples:
@@ -47,8 +47,8 @@ def build_parser() -> OneLineParser:
     parser = OneLineParser(
         prog="grid.py",
         description="Walk-forward grid search of the cluster model on Ray. Without --data it runs "
-        "on the embedded sample;\nwithout axes over window 30,60,90 x n_clusters 5,10,20 x "
-        "similarity_threshold 0.3,0.5,0.7.",
+        f"on the embedded sample\nfrom {SAMPLE_START} on (all of it: --start 1990-01-01); without "
+        "axes over window 30,60,90 x\nn_clusters 5,10,20 x similarity_threshold 0.3,0.5,0.7.",
         epilog=EXAMPLES,
     )
     run = parser.add_argument_group("the run")
@@ -113,7 +113,10 @@ def run_grid(arguments: argparse.Namespace, console: Console, clock: Clock) -> i
     plan = read_plan(arguments)
     run = plan.resumed
     try:
-        with session(arguments.address, arguments.num_cpus, not arguments.no_dashboard) as url:
+        with (
+            session(arguments.address, arguments.num_cpus, not arguments.no_dashboard) as url,
+            terminated_as_interrupted(),
+        ):
             storage = arguments.storage.resolve() if run is None else run.path.parent
             check_shared(storage)
             plan = replace(plan, history=ensure_shards(plan.history, storage / ".cache" / "shards"))
@@ -167,7 +170,10 @@ def announce(console: Console, run: RunDirectory, plan: Plan, url: str) -> None:
 
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM, which 'ray job stop' and 'kill' send, end the grid the way Ctrl-C does."""
+    """Let SIGTERM, which 'ray job stop' and 'kill' send, end the grid the way Ctrl-C does.
+
+    Entered after Ray has started, because Ray installs a handler of its own.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -184,8 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def action() -> int:
         arguments = build_parser().parse_args(argv)
-        with terminated_as_interrupted():
-            return run_grid(arguments, Console(), SystemClock())
+        return run_grid(arguments, Console(), SystemClock())
 
     return guarded(action)
 
