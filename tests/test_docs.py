@@ -52,10 +52,10 @@ def blocks_of(page: Path) -> list[Block]:
     found = []
     for fence in FENCE.finditer(text):
         if fence.group(1) in ("console", "bash"):
-            body = fence.group(2).replace("\\\n", " ")
-            commands = tuple(
-                line.removeprefix("$ ") for line in body.splitlines() if line.startswith("$ ")
-            )
+            lines = fence.group(2).replace("\\\n", " ").splitlines()
+            if fence.group(1) == "bash":  # a script: every line is a command
+                lines = [f"$ {line}" for line in lines if line and not line.startswith("#")]
+            commands = tuple(line.removeprefix("$ ") for line in lines if line.startswith("$ "))
             before = text[: fence.start()]
             marked = before.rstrip().endswith(RUN_MARK)
             found.append(Block(page, before.count("\n") + 1, marked, commands))
