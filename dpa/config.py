@@ -58,7 +58,9 @@ class DataConfig(Section):
     stamps: Literal["close", "start"] = Field(
         "close", description="whether time stamps of intraday bars mark their close or their start"
     )
-    time_zone: str = Field("America/New_York", description="time zone of naive time stamps")
+    time_zone: str | None = Field(
+        None, description="time zone of naive time stamps; none: the calendar's own"
+    )
     start: str | None = Field(None, description="first date used, inclusive (YYYY-MM-DD)")
     end: str | None = Field(None, description="last date used, inclusive (YYYY-MM-DD)")
     names: tuple[str, ...] | None = Field(None, description="only these names; none: all")

@@ -25,6 +25,7 @@ REFUSED = {
     "empty_name": "names without a price",
     "misaligned": "stamps off the bar grid",
     "stamps": "stamps on the wrong side",
+    "days": "too many prices on days without a session",
     "altered": "altered files",
 }
 

@@ -13,6 +13,8 @@ from dpa.market.calendars import SECOND, Bars, Nanoseconds, TradingCalendar, nan
 from dpa.market.intervals import DAY, Interval, parse_interval
 
 OFF_SESSION = -1
+_MOST_OFF_SESSION = 0.05  # of daily prices; a wrong calendar or time zone gives far more
+_FEW_DAYS = 2  # without a session are no pattern, however short the file
 _DAILY_STEP = (20 * 3_600, 5 * DAY)  # a half day after a holiday; a long weekend
 
 Fault = Callable[[str, int, DataError], None]
@@ -116,7 +118,8 @@ def bar_closes(
     Parameters
     ----------
     stamps : Stamps
-        As the file has them. Naive ones are in ``config.time_zone``. Daily ones name a session
+        As the file has them. Naive ones are in ``config.time_zone``, by default that of the
+        calendar. Daily ones name a session
         by its date; whatever time of day they carry is ignored, and midnight in UTC is the
         date itself.
     interval : Interval
@@ -124,7 +127,8 @@ def bar_closes(
     config : DataConfig
         Calendar, time zone, and whether intraday stamps mark starts or closes.
     fault : callable
-        What to do about stamps inside a session that are no bar, or on the wrong side of it.
+        What to do about stamps inside a session that are no bar, or on the wrong side of it, and
+        about daily prices of which many lie on days without a session.
 
     Returns
     -------
@@ -132,7 +136,7 @@ def bar_closes(
     """
     calendar = TradingCalendar(config.calendar)
     if interval.is_daily:
-        closes = _daily_closes(stamps, calendar, config.time_zone)
+        closes = _daily_closes(stamps, calendar, config.time_zone or calendar.time_zone)
     else:
         closes = _intraday_closes(stamps, interval, calendar, config, fault)
     if (closes == OFF_SESSION).all():
@@ -144,6 +148,8 @@ def bar_closes(
                 "check data.calendar, data.time_zone, data.stamps and data.interval",
             ),
         )
+    if interval.is_daily:
+        _check_days(stamps, closes, calendar, fault)
     return closes
 
 
@@ -152,6 +158,25 @@ def _daily_closes(stamps: Stamps, calendar: TradingCalendar, zone: str) -> Nanos
     bars = calendar.bars(Interval(DAY), dates[0], dates[-1])
     place = bars.sessions[bars.session].get_indexer(dates)
     return np.where(place >= 0, np.append(bars.closes, OFF_SESSION)[place], OFF_SESSION)
+
+
+def _check_days(
+    stamps: Stamps, closes: Nanoseconds, calendar: TradingCalendar, fault: Fault
+) -> None:
+    """Many prices on days without a session: dates are off by one, or of another venue."""
+    outside = (closes == OFF_SESSION) & (stamps.counts > 0)
+    count, total = int(stamps.counts[outside].sum()), int(stamps.counts.sum())
+    if outside.sum() > _FEW_DAYS and count > _MOST_OFF_SESSION * total:
+        first = int(np.argmax(outside))
+        fault(
+            "days",
+            count,
+            DataError(
+                f"{stamps.where(first)}: no session of {calendar.code}, as for {count} of "
+                f"{total} daily prices",
+                "set data.calendar or data.time_zone (--calendar, --time-zone), or drop those rows",
+            ),
+        )
 
 
 def session_dates(times: pd.DatetimeIndex, zone: str) -> pd.DatetimeIndex:
@@ -190,7 +215,7 @@ def _instants(stamps: Stamps, zone: str) -> Nanoseconds:
 def _intraday_closes(
     stamps: Stamps, interval: Interval, calendar: TradingCalendar, config: DataConfig, fault: Fault
 ) -> Nanoseconds:
-    instants = _instants(stamps, config.time_zone)
+    instants = _instants(stamps, config.time_zone or calendar.time_zone)
     margin = pd.Timedelta(2, "D")
     bars = calendar.bars(interval, stamps.times[0] - margin, stamps.times[-1] + margin)
     if len(bars.closes) == 0:

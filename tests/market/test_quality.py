@@ -97,6 +97,16 @@ def test_what_loading_refuses_is_reported_without_stopping(tmp_path: Path) -> No
     assert run("check", str(path)) == 1
 
 
+def test_prices_on_days_without_a_session_are_reported(tmp_path: Path) -> None:
+    days = pd.date_range("2021-01-04", "2021-03-31", name="time")
+    path = tmp_path / "a.parquet"
+    pd.DataFrame({"X": np.arange(len(days)) + 1.0}, days).to_parquet(path)
+    report = check_quality(DataConfig(path=str(path)))
+    found = {finding.kind: finding for finding in report.findings}
+    assert found["too many prices on days without a session"].count == len(days) - report.n_bars
+    assert report.is_refused
+
+
 def test_repeated_rows_of_a_long_file_and_of_plain_shards(tmp_path: Path) -> None:
     row = "2020-01-0{},1\n"
     long = "symbol,time,close\nA," + row.format(2) + "A," + row.format(2) + "A," + row.format(3)

@@ -452,6 +452,40 @@ def test_an_hour_that_happens_twice_needs_an_offset(tmp_path: Path) -> None:
     assert load(path, time_zone="UTC", calendar="24/7").n_bars == 2
 
 
+def test_the_time_zone_is_the_calendar_s_own(tmp_path: Path) -> None:
+    dates = pd.DatetimeIndex(["2020-01-07", "2020-01-08", "2020-01-09", "2020-01-10"])
+    frame = pd.DataFrame({"X": [1.0, 2.0, 3.0, 4.0]}, dates.rename("time"))
+    naive = write(frame, tmp_path / "naive.parquet")
+    instants = write(frame.tz_localize("Asia/Tokyo"), tmp_path / "instants.parquet")
+    expected = load(naive, calendar="XTKS")
+    assert expected.times.tz_convert("Asia/Tokyo").normalize().tz_localize(None).equals(dates)
+    same(load(instants, calendar="XTKS"), expected)
+    path = tmp_path / "five.csv"
+    bars(["2025-11-04 09:05", "2025-11-04 09:10"]).to_csv(path, index=False)
+    local = load(path, calendar="XTKS", interval="5m").times.tz_convert("Asia/Tokyo")
+    assert local.strftime("%H:%M").tolist() == ["09:05", "09:10"]
+
+
+def test_daily_prices_of_another_calendar_are_refused(tmp_path: Path) -> None:
+    weeks = pd.date_range("2021-01-04", "2021-03-31", name="time")
+    frame = pd.DataFrame({"X": np.arange(len(weeks)) + 1.0, "Y": 1.0}, weeks)
+    path = write(frame, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"row 6 \(2021-01-09\).*XNYS.*of 174 .*data.calendar"):
+        load(path)
+    assert load(path, calendar="24/7").n_bars == len(weeks)
+    weekends = frame.index.day_of_week > 4
+    frame[weekends] = np.nan  # a calendar of all days, without prices at weekends
+    assert load(write(frame, tmp_path / "b.parquet")).n_bars == 61
+
+
+def test_daily_instants_in_the_wrong_time_zone_are_refused(tmp_path: Path) -> None:
+    days = pd.bdate_range("2021-01-04", "2021-06-30", tz="Asia/Tokyo", name="time")
+    frame = pd.DataFrame({"X": np.arange(len(days)) + 1.0}, days)
+    path = write(frame, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"no session of XTKS.*data.time_zone"):
+        load(path, calendar="XTKS", time_zone="America/New_York")
+
+
 # ---- the sample and real data
 
 
