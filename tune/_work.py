@@ -93,8 +93,10 @@ def fit(
     points = [{"trial_id": t.trial_id, **t.parameters} for t in trials]
     storage = work.run.tune
     storage.mkdir(exist_ok=True)
+    trainable = tune.with_parameters(RollingTrial, work=work)
+    trainable.__name__ = trainable.__qualname__ = RollingTrial.__name__  # for the dashboard
     tuner = tune.Tuner(
-        tune.with_parameters(RollingTrial, work=work),
+        trainable,
         param_space={"point": tune.grid_search(points), "gpus_per_trial": gpus},
         tune_config=tune.TuneConfig(
             reuse_actors=reuse_actors,
