@@ -1,5 +1,6 @@
 """The single steps, for people who work by hand: train once, trade a trained model."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,12 @@ def _first_unseen(
     context: int,
 ) -> int:
     """Bar number of the first bar to trade."""
-    seen_until = pd.Timestamp(manifest["seen_until"])
+    try:
+        seen_until = pd.Timestamp(datetime.fromisoformat(manifest["seen_until"])).tz_convert("UTC")
+    except (LookupError, TypeError, ValueError) as e:
+        raise RunError(
+            f"{folder}: the model does not say which bars it has seen", "train it again"
+        ) from e
     unseen = int(panel.times.searchsorted(seen_until, side="right"))
     fallback = context if in_sample else max(context, unseen)
     first = fallback if start is None else int(panel.times.searchsorted(start))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -124,6 +125,16 @@ def test_trading_starts_with_the_first_bar_the_model_has_not_seen(panel, trained
         backtest_model(trained, settings(), panel, tmp_path / "seen", panel.times[149])
     seen = backtest_model(trained, settings(), panel, tmp_path / "all", in_sample=True)
     assert seen["bars"] == panel.n_bars - CONTEXT
+
+
+@pytest.mark.parametrize("until", [None, "soon", "2010-08-06", 5])
+def test_a_model_that_does_not_say_what_it_has_seen_is_refused(until, panel, trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "model")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["seen_until"] = until
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(RunError, match="does not say which bars it has seen"):
+        backtest_model(folder, settings(), panel, tmp_path / "out", panel.times[150])
 
 
 def test_what_cannot_be_traded_is_refused(panel, trained, tmp_path):
