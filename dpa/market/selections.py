@@ -5,7 +5,7 @@ them already, plain wide Parquet files (a time column, one column of prices per 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -175,17 +175,20 @@ def _columns(block: Block, chosen: NDArray[np.int64]) -> Block:
 
 
 def select_shards(
-    directory: str | Path, config: DataConfig, fault: Fault = refuse
+    directory: str | Path, config: DataConfig, fault: Fault = refuse, verified: bool = False
 ) -> ShardSelection:
     """Look at a directory of shards and work out which bars and names `config` asks for.
 
     A directory of plain wide files has no manifest, so all of it is read once, one file at a
-    time, to count bars, check prices and take the fingerprint.
+    time, to count bars, check prices and take the fingerprint. Of other shards the bytes of the
+    files to be read are compared with the manifest, which is where the fingerprint comes from;
+    `verified` says that the caller has just done so.
 
     Raises
     ------
     DataError, ConfigError
-        When there are no shards, or `config` asks for what they do not hold.
+        When there are no shards, they changed since they were written, or `config` asks for
+        what they do not hold.
     """
     folder = Path(directory)
     if config.dollar_volume_path is not None:
@@ -217,16 +220,24 @@ def select_shards(
     if start >= stop:
         first, last = (pd.Timestamp(t) for t in (manifest.files[0].first, manifest.files[-1].last))
         raise no_bars(str(folder), config, first, last)
-    return ShardSelection(
-        manifest,
-        config,
-        names,
-        start,
-        stop,
-        selection.plain,
-        selection.off_session_prices,
-        selection.dropped_names,
-    )
+    selection = replace(selection, names=names, start=start, stop=stop)
+    if not (selection.plain or verified):
+        _check_bytes(selection, fault)
+    return selection
+
+
+def _check_bytes(selection: ShardSelection, fault: Fault) -> None:
+    altered = selection.manifest.altered_files(selection.files())
+    if altered:
+        fault(
+            "altered",
+            len(altered),
+            DataError(
+                f"{Path(selection.manifest.directory) / altered[0]}: is not the file that was "
+                f"written, like {len(altered) - 1} more",
+                "restore it, or import the data again with 'dpa data import'",
+            ),
+        )
 
 
 def _check_interval(config: DataConfig, manifest: ShardManifest, folder: Path) -> None:

@@ -129,11 +129,14 @@ class ShardManifest(Frozen):
         """Where `file` lies."""
         return Path(self.directory) / file.name
 
-    def altered_files(self) -> list[str]:
-        """Names of files that are missing or whose bytes are not those written."""
+    def altered_files(self, files: Iterable[ShardFile] | None = None) -> list[str]:
+        """Names of files that are missing or whose bytes are not those written; of all by default.
+
+        Reads every byte of them.
+        """
         return [
             file.name
-            for file in self.files
+            for file in (self.files if files is None else files)
             if not self.path(file).exists() or _sha256(self.path(file)) != file.sha256
         ]
 

@@ -1,5 +1,6 @@
 """The history of a run: looked at once, kept as shards, streamed to all trials."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from dpa.market.shard_files import MANIFEST, Block, ShardManifest, write_shards
 from dpa.research.single import last_price_bars
 from dpa.runs import DataDescription, FoldRecord
 from dpa.validation.splits import Fold
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,26 +202,38 @@ def ensure_shards(history: History, cache: Path) -> History:
     if history.selection is not None or history.panel is None:
         return history
     folder = cache / history.fingerprint[:16]
-    whole = (folder / MANIFEST).is_file() and not ShardManifest.load(folder).altered_files()
-    if not whole:
+    if not ((folder / MANIFEST).is_file() and _are_whole(folder)):
         write_shards(history.panel, folder, force=folder.exists())
     config = DataConfig(calendar=history.calendar, interval=history.interval)
-    return replace(history, panel=None, selection=select_shards(folder, config))
+    return replace(history, panel=None, selection=select_shards(folder, config, verified=True))
+
+
+def _are_whole(folder: Path) -> bool:
+    """Whether shards are as they were written; says so when not."""
+    altered = ShardManifest.load(folder).altered_files()
+    if altered:
+        logger.warning("%s: is not the file that was written; not used", folder / altered[0])
+    return not altered
 
 
 def reopen_history(config: DataConfig, data: DataDescription) -> History:
     """The history of an earlier run, from its shards, or else from what they were made of.
 
+    Shards that changed since they were written are not used: those that the run made itself are
+    to be made again.
+
     Raises
     ------
     RunError
         When the data are no longer those of the run.
+    DataError
+        Naming the file, when neither shards nor what they were made of can be read.
     """
     shards = Path(data.shards)
     made = data.source == SAMPLE or shards != Path(data.source)
-    if data.shards and made and (shards / MANIFEST).is_file():
+    if data.shards and made and (shards / MANIFEST).is_file() and _are_whole(shards):
         plain = DataConfig(calendar=data.calendar, interval=data.interval)
-        history = _of_shards(select_shards(shards, plain), data.source)
+        history = _of_shards(select_shards(shards, plain, verified=True), data.source)
     else:
         history = open_history(config)
     if history.fingerprint != data.fingerprint:

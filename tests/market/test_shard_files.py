@@ -153,6 +153,10 @@ def test_changed_or_broken_shards_are_refused(tmp_path: Path) -> None:
     assert manifest.altered_files() == ["000001.parquet"]
     with pytest.raises(DataError, match=r"000001.parquet: is not the file its manifest"):
         read_shards(tmp_path / "s")
+    with pytest.raises(DataError, match=r"000001.parquet: is not the file that was written.*res"):
+        select_shards(tmp_path / "s", DataConfig())
+    early = DataConfig(end=manifest.files[0].last[:10])
+    assert select_shards(tmp_path / "s", early).n_bars == 100  # reads the first file only
     second.unlink()
     with pytest.raises(DataError, match=r"000001.parquet: cannot be read"):
         read_shards(tmp_path / "s")
