@@ -4,13 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dpa.config import DataConfig, Settings
-from dpa.errors import RunError
+from dpa.errors import DataError, RunError
+from dpa.market import shard_files
 from dpa.market.panel import Panel
 from dpa.market.shard_files import write_shards
 from dpa.research.history import (
+    History,
     ensure_shards,
     last_bars_of_shards,
     located,
@@ -103,6 +107,56 @@ def test_a_resumed_run_refuses_other_data(file: Path, shards: Path, tmp_path: Pa
     (frame * 1.01).to_parquet(file)
     with pytest.raises(RunError, match="the data changed since the run began"):
         reopen_history(config, data)
+
+
+def change_a_price(history: History) -> Path:
+    """Another price in the last shard, with the same rows, times and columns."""
+    assert history.selection is not None
+    manifest = history.selection.manifest
+    path = manifest.path(manifest.files[-1])
+    frame, schema = pd.read_parquet(path), pq.read_schema(path)
+    frame[manifest.names[0]] *= 1.01
+    pq.write_table(pa.Table.from_pandas(frame, schema, preserve_index=False), path)
+    return path
+
+
+def test_changed_prices_in_shards_are_noticed(panel: Panel, tmp_path: Path) -> None:
+    write_shards(panel, tmp_path / "shards", bars_per_shard=25)
+    config = DataConfig(path=str(tmp_path / "shards"))
+    data = open_history(config).describe()
+    change_a_price(open_history(config))
+    for again in (lambda: reopen_history(config, data), lambda: open_history(config)):
+        with pytest.raises(DataError, match=r"000004\.parquet: is not the file.*; restore it"):
+            again()
+
+
+def test_changed_shards_of_a_file_are_made_again(file: Path, tmp_path: Path) -> None:
+    config = DataConfig(path=str(file))
+    first = ensure_shards(open_history(config), tmp_path / "cache")
+    change_a_price(first)
+    again = ensure_shards(reopen_history(config, first.describe()), tmp_path / "cache")
+    assert again.selection is not None
+    assert again.selection.manifest.altered_files() == []
+    expected = open_history(config).in_memory().prices
+    np.testing.assert_array_equal(again.in_memory().prices, expected)
+    change_a_price(again)
+    file.unlink()
+    with pytest.raises(DataError, match=r"prices\.parquet"):
+        reopen_history(config, first.describe())
+
+
+def test_each_shard_is_hashed_once(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = DataConfig(path=str(shards))
+    data = open_history(config).describe()
+    hashed: list[str] = []
+    digest = shard_files._sha256
+    monkeypatch.setattr(
+        shard_files, "_sha256", lambda path: hashed.append(path.name) or digest(path)
+    )
+    ensure_shards(reopen_history(config, data), tmp_path / "cache").in_memory()
+    assert hashed == [f"{k:06d}.parquet" for k in range(5)]
 
 
 def test_paths_of_the_data_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
