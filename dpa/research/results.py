@@ -162,9 +162,11 @@ class SearchStatistics:
     Attributes
     ----------
     n_trials : int
-        Trials judged.
+        All trials of the run, failed and unfinished ones included: each was a try.
+    judged_trials : int
+        Those with results to compare.
     effective_trials : float
-        Independent trials they amount to, from their mean correlation.
+        Independent trials that the judged ones amount to, from their mean correlation.
     expected_max_sharpe : float
         Annual net Sharpe ratio that the best of `n_trials` skill-less trials shows.
     dsr : mapping of str to float
@@ -176,6 +178,7 @@ class SearchStatistics:
     """
 
     n_trials: int
+    judged_trials: int
     effective_trials: float
     expected_max_sharpe: float
     dsr: Mapping[str, float]
@@ -309,8 +312,10 @@ def search_statistics(run: RunResults) -> SearchStatistics | None:
     if best is None:
         return None
     per_bar = np.array([statistics.sharpe_ratio(trial.returns["net"], 1.0) for trial in run.judged])
-    variance = float(per_bar.var(ddof=1)) if len(per_bar) > 1 else 0.0
-    noise = statistics.expected_max_sharpe(variance, len(per_bar))
+    # one trial alone has no spread: then that of ratios measured over so many bars without skill
+    variance = float(per_bar.var(ddof=1)) if len(per_bar) > 1 else 1.0 / len(best.returns)
+    n_trials = run.manifest.n_trials
+    noise = statistics.expected_max_sharpe(variance, n_trials)
     dsr = {
         trial.name: statistics.probabilistic_sharpe_ratio(trial.returns["net"], noise)
         for trial in run.judged
@@ -321,6 +326,7 @@ def search_statistics(run: RunResults) -> SearchStatistics | None:
         compare(best, baseline, noise, run.periods_per_year) for baseline in run.measured_baselines
     ]
     return SearchStatistics(
+        n_trials,
         len(per_bar),
         statistics.effective_number_of_trials(shared) if len(shared) else float(len(per_bar)),
         noise * math.sqrt(run.periods_per_year),

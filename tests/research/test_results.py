@@ -110,6 +110,30 @@ def test_deflation_by_hand(full_run):
     assert 0 <= found.overfitting.probability <= 1
 
 
+def test_failed_and_unfinished_trials_are_trials_too(make_run):
+    run = read_run(
+        make_run(axes={"window": (10, 20, 30, 40, 50, 60)}, failed=(0,), incomplete=(2,)).path
+    )
+    found = search_statistics(run)
+    assert (found.n_trials, found.judged_trials) == (6, 4)
+    per_bar = [t.returns["net"].mean() / t.returns["net"].std() for t in run.judged]
+    quantiles = stats.norm.ppf([1 - 1 / 6, 1 - 1 / (6 * math.e)])
+    weights = [1 - np.euler_gamma, np.euler_gamma]
+    luck = np.std(per_bar, ddof=1) * np.dot(weights, quantiles)
+    assert found.expected_max_sharpe == pytest.approx(luck * math.sqrt(run.periods_per_year))
+
+
+def test_luck_of_one_result_among_many_trials_is_that_of_noise(make_run):
+    run = read_run(make_run(axes={"window": tuple(range(10, 37))}, absent=range(1, 27)).path)
+    found = search_statistics(run)
+    assert (found.n_trials, found.judged_trials) == (27, 1)
+    rng = np.random.default_rng(3)
+    noise = rng.normal(size=(400, 27, len(run.best.returns)))
+    highest = (noise.mean(axis=2) / noise.std(axis=2, ddof=1)).max(axis=1)
+    luck = found.expected_max_sharpe / math.sqrt(run.periods_per_year)
+    assert luck == pytest.approx(highest.mean(), rel=0.05)
+
+
 def test_noise_is_not_called_skill_and_skill_is(make_run, full_run):
     noise = search_statistics(read_run(full_run.path))
     assert max(noise.dsr.values()) < 0.95

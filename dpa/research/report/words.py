@@ -141,8 +141,9 @@ def _search_statistics(search: SearchStatistics, dsr: float) -> list[Statistic]:
         Statistic(
             "Effective number of trials",
             number(search.effective_trials, 1),
-            f"Independent trials that the {search.n_trials} correlated ones amount to. The "
-            f"deflation above counts all {search.n_trials}, the stricter choice.",
+            f"Independent trials that the {search.judged_trials} judged ones amount to. The "
+            f"deflation above counts all {search.n_trials} of the grid, failed and unfinished ones "
+            "too: the stricter choice.",
         ),
     ]
     overfitting = search.overfitting
