@@ -167,6 +167,24 @@ def test_a_challenger_that_is_better_takes_over_under_the_old_names():
     assert (first[stayed] == last[stayed]).mean() > 0.9
 
 
+def test_a_better_partition_takes_the_names_of_the_old_one(market):
+    """Yesterday two true clusters were one and a third was split; Lloyd steps stay stuck there."""
+    truth = market.labels[300]
+    last = np.array([3, 3, 0, 4, 2])[truth]
+    last[np.flatnonzero(truth == 2)[:2]] = 1
+    features = make_features(market.panel, "returns", WINDOW)
+
+    def label(bars_seen):
+        tracker = ClusterTracker(5, 0, bars_seen=bars_seen, last=torch.from_numpy(last))
+        return tracker.extend(features, 300)[0]
+
+    stuck, found = label(62), label(63)  # the challenge comes every 63 bars
+    assert adjusted_rand_score(truth, stuck) < 0.9
+    assert adjusted_rand_score(truth, found) > 0.9
+    for cluster, name in ((2, 0), (3, 4), (4, 2)):
+        assert (found[truth == cluster] == name).mean() > 0.8
+
+
 def test_tracking_goes_on_where_it_stopped(market):
     """Label by label the same whether the history comes at once or in stretches."""
     whole = track(market.panel)[0]
