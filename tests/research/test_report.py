@@ -1,5 +1,6 @@
 """The report says what the tables say, works on any run, and needs nothing but itself."""
 
+import dataclasses
 import math
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dpa.config import CostConfig
 from dpa.research.report import verdict, write_report
 from dpa.research.report.grid_pictures import (
     fold_sharpes,
@@ -26,6 +28,7 @@ from dpa.research.report.trial_pictures import (
     wealth_and_drawdown,
     wealth_at_equal_risk,
 )
+from dpa.research.report.words import caveats
 from dpa.research.results import read_run, search_statistics, write_grid_csv
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
@@ -330,3 +333,17 @@ def test_every_picture_draws_offline_in_a_browser(partial_run, tmp_path):
     assert complaints == []
     assert pictures == done.stdout.count('<div id="picture-') > 5
     assert "ERR_" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("booked", "said"),
+    [(0.0, "here 1 times (delisting_return 0)"), (-0.3, "here 0.7 times (delisting_return -0.3)")],
+)
+def test_caveats_say_what_a_delisted_name_is_paid(full_run, booked, said):
+    run = read_run(full_run.path)
+    costs = CostConfig(delisting_return=booked)
+    settings = run.manifest.settings.model_copy(update={"costs": costs})
+    manifest = run.manifest.model_copy(update={"settings": settings})
+    [caveat] = [c for c in caveats(dataclasses.replace(run, manifest=manifest)) if said in c]
+    assert "its last price times (1 + delisting_return)" in caveat
+    assert ("flatters" in caveat) == (booked == 0)

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from dpa.config import Settings
+from dpa.config import CostConfig, Settings
 from dpa.research.report.grid_pictures import rank_persistence
 from dpa.research.report.style import number, percent, short
 from dpa.research.results import Comparison, RunResults, SearchStatistics, TrialResults
@@ -190,7 +190,13 @@ def _persistence(run: RunResults) -> list[Statistic]:
 def caveats(run: RunResults) -> list[str]:
     """What no figure in the report can show."""
     settings = run.manifest.settings
-    return [_survivorship(run), _execution(settings), _costs(run), _baselines()]
+    return [
+        _survivorship(run),
+        _delistings(settings.costs),
+        _execution(settings),
+        _costs(run),
+        _baselines(),
+    ]
 
 
 def _survivorship(run: RunResults) -> str:
@@ -204,6 +210,20 @@ def _survivorship(run: RunResults) -> str:
         "Survivorship bias: a run cannot know how its list of names was chosen. If it holds "
         "companies picked today (say, present members of an index), failures are missing, every "
         "figure is flattered, and the equal-weight baseline most of all."
+    )
+
+
+def _delistings(costs: CostConfig) -> str:
+    booked = costs.delisting_return
+    harm = (
+        " Names that fail often pay less, so this flatters; repeat with a loss such as -0.3."
+        if booked >= 0
+        else ""
+    )
+    return (
+        "Delistings: a held name whose prices end is paid out at its last price times "
+        f"(1 + delisting_return), here {1 + booked:g} times (delisting_return {booked:g}), "
+        f"whatever the reason.{harm}"
     )
 
 
