@@ -5,7 +5,9 @@ scratch folder, in order. Everywhere else the command line is parsed by the prog
 """
 
 import argparse
+import contextlib
 import importlib.util
+import io
 import os
 import re
 import shlex
@@ -30,6 +32,7 @@ PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 RUN_MARK = "<!-- run -->"
 RUN_SECONDS = 280
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+SPAN = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 JUDGED = ("dpa", "python", "make", "ray")
 
@@ -62,7 +65,15 @@ def blocks_of(page: Path) -> list[Block]:
     return found
 
 
+def spans_of(page: Path) -> list[str]:
+    """Commands of dpa within sentences, such as ``dpa runs report RUN``."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    spans = [" ".join(span.split()) for span in SPAN.findall(text)]
+    return [span for span in spans if re.match(r"(dpa|python \S*tune/\S+)( |$)", span)]
+
+
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+SPANS = sorted({(page.name, span) for page in PAGES for span in spans_of(page)})
 RUN_PAGES = sorted({block.page for block in BLOCKS if block.run})
 
 
@@ -162,6 +173,50 @@ def test_every_command_line_is_one_the_program_accepts(
                     judge(words, grid_parser)
                 except (UserError, click.ClickException, KeyError) as error:
                     pytest.fail(f"{block}: {command}\n{error}")
+
+
+def judge_span(span: str, grid_parser: argparse.ArgumentParser) -> str:
+    """What is wrong with a command that may leave out what it needs to run; empty if nothing.
+
+    With ``--help`` at its end, the parser goes as far as it can and then asks for nothing more.
+    """
+    program, *words = shlex.split(span)
+    if program == "python" and not words.pop(0).endswith("tune/grid.py"):
+        return "no such script"
+    parser = build_parser() if program == "dpa" else grid_parser
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(shown), pytest.raises(SystemExit):
+            parser.parse_args([*words, "--help"])
+    except UserError as error:
+        return str(error)
+    flags = [word.partition("=")[0] for word in words if word.startswith("-")]
+    known = set(re.findall(r"(?<![\w-])--?\w[\w-]*", shown.getvalue()))
+    return ", ".join(f"no option {flag}" for flag in flags if flag not in known)
+
+
+@pytest.mark.parametrize(("page", "span"), SPANS)
+def test_every_command_in_a_sentence_exists(
+    page: str, span: str, grid_parser: argparse.ArgumentParser
+) -> None:
+    assert judge_span(span, grid_parser) == ""
+
+
+@pytest.mark.parametrize(
+    ("span", "wrong"),
+    [
+        ("dpa report", "report"),
+        ("dpa runs reprot latest", "reprot"),
+        ("dpa runs report --nope", "no option --nope"),
+        ("dpa data import FILE --bars 3", "no option --bars"),
+        ("python tune/grid.py --windw 3", "no option --windw"),
+        ("python tune/gird.py", "no such script"),
+    ],
+)
+def test_a_wrong_command_in_a_sentence_is_found(
+    span: str, wrong: str, grid_parser: argparse.ArgumentParser
+) -> None:
+    assert wrong in judge_span(span, grid_parser)
 
 
 def test_the_grid_file_in_the_help_is_one_the_program_accepts(
