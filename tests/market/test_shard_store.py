@@ -176,8 +176,11 @@ def test_a_killed_store_reads_again(tmp_path: Path) -> None:
 def test_an_unreadable_shard_is_one_line_for_the_trial(tmp_path: Path) -> None:
     manifest = write_shards(random_panel(900, 3), tmp_path / "shards", bars_per_shard=300)
     broken = tmp_path / "shards" / manifest.files[1].name
+    config = DataConfig(path=str(tmp_path / "shards"))
+    source = open_shard_store(config, segment_bars=300)
     broken.write_bytes(broken.read_bytes()[:-200])
-    source = open_shard_store(DataConfig(path=str(tmp_path / "shards")), segment_bars=300)
+    with pytest.raises(DataError, match=r"000001.parquet: is not the file that was written"):
+        open_shard_store(config)  # a run that begins now does not get as far
     with pytest.raises(DataError, match=r"000001.parquet: cannot be read") as caught:
         source.window(0, 900)
     assert "\n" not in str(caught.value)
