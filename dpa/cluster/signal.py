@@ -9,6 +9,8 @@ from torch import Tensor
 from dpa.cluster.elementwise import sigmoid
 from dpa.cluster.windows import rolling_all, rolling_score
 
+OPEN_SHARPNESS = 20.0  # slope at which a half active position counts as open, per unit of activity
+
 
 def s_score(
     residual: Tensor, usable: Tensor, window: int, cumulative: bool
@@ -102,11 +104,13 @@ def age_gate(
 ) -> tuple[Tensor, Tensor]:
     """How old each position is, and whether it may still be held.
 
-    ``age[t] = keep[t] * age[t-1] + active[t]`` where a position is kept while it is active on the
-    same side: ``keep = active * (1 + tanh(score[t]) tanh(score[t-1]) scaled) / 2``. The mask
+    A position counts as open, ``open = sigmoid(20 (active - 1/2))``, and
+    ``age[t] = keep[t] * age[t-1] + open[t]`` where it is kept while it is open on the same side:
+    ``keep = open * (1 + side[t] side[t-1]) / 2`` with ``side = tanh(4 score)``. The mask
     ``sigmoid(sharpness * (max_age + 1/2 - age))`` is open for exactly `max_age` bars. An expired
     position keeps ageing while its signal lasts, so it re-arms only after the signal was flat or
-    has changed sides.
+    has changed sides. Without the first sigmoid a position that is 95 % active would never grow
+    older than 19 bars.
 
     Parameters
     ----------
@@ -129,10 +133,11 @@ def age_gate(
     """
     if max_age is None:
         return torch.zeros_like(active), torch.ones_like(active)
+    held = active if hard else sigmoid(OPEN_SHARPNESS * (active - 0.5))
     side = torch.sign(score) if hard else torch.tanh(4.0 * score)
     before = torch.cat([side[:1], side[:-1]])
     same_side = (0.5 * (1.0 + side * before)).clamp(0.0, 1.0)
-    age = linear_scan(active * same_side, active)
+    age = linear_scan(held * same_side, held)
     if hard:
         return age, (age <= max_age + 0.5).to(active.dtype)
     return age, sigmoid(sharpness * (max_age + 0.5 - age))

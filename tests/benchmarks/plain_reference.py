@@ -59,6 +59,7 @@ def _age_mask(active: Tensor, score: Tensor, max_age: float, sharpness: float) -
     side_before = torch.tanh(4.0 * score[0])
     for now, s in zip(active, score, strict=True):
         side = torch.tanh(4.0 * s)
+        now = torch.sigmoid(20.0 * (now - 0.5))
         age = now * (0.5 * (1.0 + side * side_before)).clamp(0.0, 1.0) * age + now
         side_before = side
         ages.append(age)

@@ -134,6 +134,14 @@ def test_a_change_of_side_starts_anew():
     assert open_bars([1.0] * 10, score, 3) == [1, 1, 1, 0, 0, 1, 1, 1, 0, 0]
 
 
+@pytest.mark.parametrize("activity", [0.8, 0.95, 1.0])
+def test_a_softly_held_position_expires_too(activity):
+    """With keep = active its age would level off at activity / (1 - activity) and never expire."""
+    held = open_bars([activity] * 60, [2.0] * 60, 30, hard=False)
+    assert min(held[:29]) > 0.95 * activity
+    assert max(held[33:]) < 0.05
+
+
 def test_without_a_limit_nothing_ages():
     age, mask = age_gate(torch.ones(9, 2), torch.ones(9, 2), None, 4.0, True)
     assert not age.any()
