@@ -30,6 +30,7 @@ from dpa.options import typed
 
 LIBRARIES = ("numpy", "pandas", "pyarrow", "ray", "safetensors", "scikit-learn", "scipy", "torch")
 LONGEST_TRIAL_ID = 150  # characters; a file name holds 255 bytes on common file systems
+PROMOTED = "promoted.json"
 Status = Literal["running", "interrupted", "complete"]
 
 
@@ -302,7 +303,13 @@ class RunDirectory:
         RunError
             When another process holds the run.
         """
-        with open(self.path / ".lock", "w") as stream:
+        try:
+            stream = open(self.path / ".lock", "a")  # noqa: SIM115  closed below
+        except OSError as e:
+            raise RunError(
+                f"{self.path}: cannot be written ({e.strerror or e})", "ask its owner"
+            ) from e
+        with stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as e:
@@ -382,8 +389,28 @@ def find_run(reference: str, storage: Path) -> RunDirectory:
     raise RunError(f"{what} {reference!r} under {storage}", "see 'dpa runs list'")
 
 
-def promote(run: RunDirectory, name: str, clock: Clock) -> Path:
+def promoted_by_hand(run: RunDirectory) -> bool:
+    """Whether somebody chose the promoted model, so that closing the run again must keep it."""
+    try:
+        origin = json.loads((run.best / PROMOTED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(origin, dict) and origin.get("promoted_by") == "hand"
+
+
+def promote(
+    run: RunDirectory, name: str, clock: Clock, by: Literal["hand", "rank"] = "hand"
+) -> Path:
     """Make the last model of the trial called `name` the run's promoted one.
+
+    Parameters
+    ----------
+    run : RunDirectory
+    name : str
+        Trial.
+    clock : Clock
+    by : "hand" or "rank"
+        Somebody's choice, which closing the run again keeps; or the best net Sharpe.
 
     Returns
     -------
@@ -404,7 +431,8 @@ def promote(run: RunDirectory, name: str, clock: Clock) -> Path:
     staging = Path(tempfile.mkdtemp(dir=run.path, prefix=".best."))
     shutil.copytree(source, staging, dirs_exist_ok=True)
     origin = {"run_id": run.path.name, "trial_id": name, "promoted_at": clock.now().isoformat()}
-    write_atomically(staging / "promoted.json", json.dumps(origin, indent=2) + "\n")
+    origin["promoted_by"] = by
+    write_atomically(staging / PROMOTED, json.dumps(origin, indent=2) + "\n")
     staging.chmod(0o755)
     if run.best.exists():
         shutil.rmtree(run.best)

@@ -22,6 +22,7 @@ from dpa.runs import (
     list_runs,
     new_manifest,
     promote,
+    promoted_by_hand,
     seeded,
     trial_id,
     trial_seed,
@@ -214,3 +215,15 @@ def test_unwritable_storage_is_refused_and_nothing_is_made(tmp_path: Path) -> No
         check_storage(tmp_path / "file" / "runs")
     check_storage(tmp_path / "new" / "runs")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_choice_by_hand_is_kept_apart_from_the_best_by_rank(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    checkpoint = run.trial("one") / "checkpoint"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "model.safetensors").write_text("one")
+    assert not promoted_by_hand(run)
+    promote(run, "one", FixedClock(MOMENT), by="rank")
+    assert not promoted_by_hand(run)
+    promote(run, "one", FixedClock(MOMENT))
+    assert promoted_by_hand(run)

@@ -22,6 +22,7 @@ from rich.console import Console
 from dpa.cli import STORAGE, guarded
 from dpa.clock import Clock, SystemClock
 from dpa.config import Settings
+from dpa.errors import ConfigError
 from dpa.options import OneLineParser, add_resume, add_settings_options, read_axes, refuse_settings
 from dpa.research.closing import close_run, closing_words
 from dpa.research.grid import load_grid
@@ -101,6 +102,11 @@ def share(text: str) -> float:
 
 def read_plan(arguments: argparse.Namespace) -> Plan:
     """What is to be done, checked; nothing is written yet."""
+    if arguments.address and arguments.num_cpus:
+        raise ConfigError(
+            f"--num-cpus {arguments.num_cpus}: a running cluster has the cores it has",
+            "leave it out, or leave out --address",
+        )
     if not arguments.resume:
         grid = load_grid(arguments.config, read_axes(arguments), os.environ)
         return plan_new(grid, arguments.storage)

@@ -14,7 +14,7 @@ from dpa.research.results import (
     search_statistics,
     write_grid_csv,
 )
-from dpa.runs import RunDirectory, promote
+from dpa.runs import RunDirectory, promote, promoted_by_hand
 from dpa.text import columns
 
 BEST_SHOWN = 5
@@ -41,8 +41,9 @@ def close_run(run: RunDirectory, clock: Clock) -> int:
     """
     results = read_run(run.path)
     write_grid_csv(results)
-    if results.best is not None and results.best.status == "done":
-        promote(run, results.best.name, clock)
+    best = results.best
+    if best is not None and best.status == "done" and not promoted_by_hand(run):
+        promote(run, best.name, clock, by="rank")
     write_report(run.path)
     return sum(trial.status == "done" for trial in results.trials)
 

@@ -118,7 +118,20 @@ def load_grid(
         for name in (*DEFAULT_AXES, *settings_options())
         if name in axes and (name in DEFAULT_AXES or len(axes[name]) > 1)
     }
+    _check_comparable(kept)
     return Grid(settings, kept)
+
+
+def _check_comparable(axes: Mapping[str, tuple[Any, ...]]) -> None:
+    """Refuse axes under which trials, and the baselines beside them, could not be compared."""
+    for name in axes:
+        section = settings_options()[name].section
+        if section == "costs" or name == "execution_lag":
+            raise ConfigError(
+                f"{section}.{name}: {len(axes[name])} values, but the trials of a grid and its "
+                "baselines must pay the same costs and trade with the same lag",
+                "give one value, and a run of its own to each other one",
+            )
 
 
 def _file_axes(section: Any, origin: str) -> dict[str, tuple[Any, ...]]:

@@ -10,7 +10,14 @@ from dpa.market.sample import SAMPLE
 from dpa.research.baselines import BASELINES
 from dpa.research.grid import Grid, Trial, central_trial, grid_points, plan_trials
 from dpa.research.history import History, located, open_history, reopen_history
-from dpa.runs import RunDirectory, check_storage, code_hash, find_run, new_manifest
+from dpa.runs import (
+    RunDirectory,
+    check_storage,
+    code_hash,
+    find_run,
+    library_versions,
+    new_manifest,
+)
 
 SAMPLE_START = "2014-01-01"  # eight of its 33 years: minutes, not an hour, for a first grid
 
@@ -81,6 +88,15 @@ def plan_resumed(reference: str, storage: Path, accept_changed_code: bool) -> Pl
             f"{run.path.name}: dpa was changed since the run began "
             f"({manifest.code_version}, sources {manifest.code_hash[:12]})",
             "start a new run, or give --accept-changed-code to mix the two",
+        )
+    installed = library_versions()
+    changed = [name for name, was in manifest.libraries.items() if installed.get(name) != was]
+    if changed and not accept_changed_code:
+        name = changed[0]
+        raise RunError(
+            f"{run.path.name}: began with {name} {manifest.libraries[name]}, "
+            f"now it is {installed.get(name, 'missing')}",
+            "install the versions of its manifest, or give --accept-changed-code to mix the two",
         )
     check_storage(run.path)
     grid = Grid(manifest.settings, manifest.axes)

@@ -118,3 +118,10 @@ def test_too_little_history_and_too_long_windows_are_refused() -> None:
 def test_labels() -> None:
     assert label({"window": 30, "max_age": None}) == "window=30 max_age=none"
     assert label({}) == "default"
+
+
+@pytest.mark.parametrize("name", ["half_spread_bps", "execution_lag"])
+def test_trials_that_could_not_be_compared_with_the_baselines_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: 2 values"):
+        load_grid(None, {name: (1, 2)}, {})
+    assert name not in load_grid(None, {name: (2,)}, {}).axes

@@ -3,12 +3,14 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import _trial
 import _work
@@ -255,11 +257,12 @@ def test_a_finished_run_can_be_resumed_again_and_nothing_is_redone(
     assert after == before
 
 
+@pytest.mark.parametrize("change", [{"code_hash": "0" * 64}, {"libraries": {"torch": "0.1"}}])
 def test_a_run_made_by_other_code_is_not_mixed_silently(
-    undisturbed: RunDirectory, capsys: pytest.CaptureFixture[str]
+    change: dict[str, Any], undisturbed: RunDirectory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = undisturbed.read_manifest()
-    undisturbed.write_manifest(manifest.model_copy(update={"code_hash": "0" * 64}))
+    undisturbed.write_manifest(manifest.model_copy(update=change))
     try:
         assert grid.main(["--resume", str(undisturbed.path)]) == 2
         assert "--accept-changed-code" in capsys.readouterr().err
@@ -286,10 +289,15 @@ def test_a_run_in_use_is_refused(
     ],
 )
 def test_runs_commands(
-    command: str, shown: str, undisturbed: RunDirectory, capsys: pytest.CaptureFixture[str]
+    command: str,
+    shown: str,
+    undisturbed: RunDirectory,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    shutil.copytree(undisturbed.path, tmp_path / undisturbed.path.name)  # promoting changes it
     typed = command.format(trial=TRIALS[0]).split()
-    assert cli.main(["runs", *typed, "--storage", str(undisturbed.path.parent)]) == 0
+    assert cli.main(["runs", *typed, "--storage", str(tmp_path)]) == 0
     assert shown.format(trial=TRIALS[0]) in capsys.readouterr().out
 
 
