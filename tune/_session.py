@@ -20,6 +20,7 @@ from dpa.errors import ClusterUnavailable, RunError
 CONNECT_SECONDS = 5.0  # to open a connection to the cluster's port
 JOIN_SECONDS = 30.0  # for a trial connection; ray.init itself would hang for minutes
 CURE = "start it with 'ray up cluster.yaml', check the address, or leave --address out"
+CURE_JOIN = "check the address, and set RAY_AUTH_MODE=token where the cluster asks for a token"
 
 
 @contextmanager
@@ -82,7 +83,7 @@ def check_address(address: str) -> None:
         raise ClusterUnavailable(f"--address {address}: no Ray cluster answers there", CURE) from e
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["no reason given"]
-        raise ClusterUnavailable(f"--address {address}: cannot be joined ({lines[-1]})", CURE)
+        raise ClusterUnavailable(f"--address {address}: cannot be joined ({lines[-1]})", CURE_JOIN)
 
 
 def _check_port(address: str) -> None:

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import _trial
@@ -124,8 +125,8 @@ def quieten() -> None:
 def record_lost(run: RunDirectory, results: tune.ResultGrid) -> None:
     """Write the error of every trial that Tune gave up, so that it becomes a row."""
     for result in results:
-        if result.error is not None and result.config is not None:
-            folder = run.trial(result.config["point"]["trial_id"])
+        if result.error is not None:
+            folder = run.trial(Path(result.path).name)  # a trial that never reported has no config
             if not (folder / SUMMARY).is_file() and not (folder / ERROR).is_file():
                 record_failure(folder, result.error)
 

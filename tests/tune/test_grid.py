@@ -125,12 +125,14 @@ def test_shards_are_written_once_for_all_runs(undisturbed: RunDirectory) -> None
 
 
 def disturb(marker: Path) -> Callable[[_trial.RollingTrial], dict[str, object]]:
-    """Kills the process of the trial with window 10 once; lets the one with window 8 raise."""
+    """Kills the process of window 10 once and of window 9 always; lets window 8 raise."""
     advance = _trial.RollingTrial._advance
 
     def disturbed(self: _trial.RollingTrial) -> dict[str, object]:
-        result = advance(self)
         window = self._trial.parameters["window"]
+        if window == 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = advance(self)
         if window == 10 and result["folds_done"] == 3 and not marker.exists():
             marker.write_text("")
             os.kill(os.getpid(), signal.SIGKILL)
@@ -155,10 +157,11 @@ def disturbed(
     storage = tmp_path_factory.mktemp("disturbed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_trial.RollingTrial, "_advance", disturb(storage / "killed"))
+        patch.setattr(_work, "DEATHS_FORGIVEN", 1)
         patch.setattr(_trial, "finish_baseline", failing_baseline())
         remote = ray.remote(_trial.baseline_task._function)  # sent anew, with what it now calls
         patch.setattr(_work, "baseline_task", remote)
-        assert grid.main(words(prices, storage, "--window", "10,8,12")) == 0
+        assert grid.main(words(prices, storage, "--window", "10,8,12,9")) == 0
     assert (storage / "killed").exists()
     return only_run(storage)
 
@@ -176,6 +179,12 @@ def test_a_trial_that_raises_is_a_row_with_its_error(disturbed: RunDirectory) ->
     assert (row["status"], row["error"]) == ("failed", "ValueError: a defect of this trial")
     assert row["net_sharpe"] == ""
     assert "Traceback" in (disturbed.trial(name) / "error.txt").read_text()
+
+
+def test_a_trial_that_always_dies_is_given_up_and_is_a_row(disturbed: RunDirectory) -> None:
+    row = rows_of(disturbed.results_csv)["window-9_n_clusters-2_similarity_threshold-0.3"]
+    assert row["status"] == "failed"
+    assert "died" in row["error"] or "killed" in row["error"]
 
 
 def test_a_baseline_that_raises_is_a_row_with_its_error(disturbed: RunDirectory) -> None:
