@@ -98,6 +98,8 @@ def test_bad_prices_name_file_column_and_row(
         ("--entry-threshold 5", "stop_threshold 4.0 must exceed entry_threshold 5.0"),
         ("--entry-threshold 1,5", "entry_threshold=5"),
         ("--num-cpus 0", "--num-cpus"),
+        ("--num-cpus 2 --address auto", "--num-cpus 2: a running cluster has the cores it has"),
+        ("--half-spread-bps 1,8", "costs.half_spread_bps: 2 values"),
         ("--start 2030-01-01", "no bar from 2030-01-01"),
         ("--start soon", "data.start"),
         ("--names N1,NOPE", "NOPE"),
