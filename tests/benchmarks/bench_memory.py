@@ -4,7 +4,8 @@
 
 A random market of 200 names at 5 minutes is written to shards, streamed by Ray Data through a
 small object store, and one rolling trainer works through every fold in a worker process of its
-own. The longer history is larger than the object store.
+own. That a history larger than the object store streams through is a test,
+tests/market/test_shard_store.py.
 """
 
 import argparse
