@@ -120,6 +120,10 @@ def judge_python(words: list[str], parser: argparse.ArgumentParser) -> None:
     script = words[1]
     if script.endswith("tune/grid.py"):
         parser.parse_args(words[2:])
+    elif script.startswith("tests/benchmarks/"):
+        source = (REPOSITORY / script).read_text(encoding="utf-8")
+        for flag in (word for word in words[2:] if word.startswith("--")):
+            assert f'"{flag}"' in source, f"{script} has no {flag}"
     elif script == "-m":
         assert importlib.util.find_spec(words[2]) is not None
     else:
