@@ -227,6 +227,113 @@ class CostConfig(Section):
     )
 
 
+class HorizonsConfig(Section):
+    """What the predictors forecast, from what, and how history is cut for them."""
+
+    horizons: tuple[str, ...] | None = Field(
+        None,
+        description="lengths forecast, in session time, such as 5m,30m,1d; none: "
+        "5m,10m,15m,30m,60m,1d on intraday bars, 1d,2d,5d,10d,21d on daily ones",
+    )
+    primary_horizon: str | None = Field(
+        None, description="the horizon that matters most; none: the shortest"
+    )
+    features: tuple[str, ...] | None = Field(
+        None, description="features used, see 'dpa features list'; none: all the data allow"
+    )
+    families: tuple[str, ...] = Field(
+        ("cluster", "ridge", "gbdt", "encoder"), description="model families"
+    )
+    sigma_minutes: int = Field(
+        1950, ge=30, le=40000, description="look-back of the volatility, session minutes"
+    )
+    coverage: float = Field(
+        0.5, gt=0, le=1, description="fraction of a look-back's bars that must be there"
+    )
+    min_features: float = Field(
+        0.7, gt=0, le=1, description="fraction of features a row needs to be forecast"
+    )
+    target_clip: float = Field(
+        5.0, gt=0, le=100, description="scaled returns are cut to +- this for learning"
+    )
+    barrier_minutes: int = Field(
+        30, ge=1, le=10000, description="how far ahead the barriers look, session minutes"
+    )
+    barrier_width: float = Field(
+        0.75, gt=0, le=10, description="k of the barriers +-k sigma sqrt(minutes)"
+    )
+    train_sessions: int = Field(60, ge=2, le=10000, description="sessions in a training window")
+    test_sessions: int = Field(
+        20, ge=1, le=10000, description="sessions in a test window, and the slide"
+    )
+    embargo_minutes: int = Field(
+        0, ge=0, le=100000, description="session minutes dropped beyond the purge"
+    )
+    holdout: float = Field(
+        0.2, gt=0, lt=0.9, description="tail of the training window kept for early stopping"
+    )
+    sessions_per_block: int = Field(
+        5, ge=1, le=10000, description="sessions in one file of features"
+    )
+    horizon_seed: int = Field(
+        0, ge=0, le=2**31 - 1, description="root of the predictors' random numbers"
+    )
+
+
+class FamiliesConfig(Section):
+    """How each family learns."""
+
+    ridge_penalty: float | None = Field(
+        None, ge=0, description="L2 penalty as a fraction of the rows; none: chosen on the holdout"
+    )
+    cluster_penalty: float = Field(
+        0.01, ge=0, description="L2 penalty of the cluster family, fraction of the rows"
+    )
+    gbdt_trees: int = Field(200, ge=1, le=10000, description="most trees per target")
+    gbdt_leaves: int = Field(15, ge=2, le=1000, description="leaves of a tree")
+    gbdt_rate: float = Field(0.05, gt=0, le=1, description="shrinkage of each tree")
+    gbdt_min_rows: int = Field(500, ge=1, description="least rows in a leaf")
+    gbdt_patience: int = Field(20, ge=1, description="trees without a better holdout to stop after")
+    encoder_width: int = Field(64, ge=2, le=4096, description="units of the hidden layers")
+    encoder_layers: int = Field(2, ge=1, le=10, description="hidden layers of the shared encoder")
+    encoder_dropout: float = Field(0.1, ge=0, lt=1, description="dropout while training")
+    encoder_epochs: int = Field(20, ge=1, le=10000, description="most passes over the rows")
+    encoder_patience: int = Field(
+        4, ge=1, description="epochs without a better holdout to stop after"
+    )
+    encoder_rate: float = Field(1e-3, gt=0, le=1, description="AdamW step size")
+    encoder_decay: float = Field(1e-3, ge=0, description="AdamW weight decay")
+    encoder_batch: int = Field(4096, ge=1, description="rows of one step")
+    loss_weights: Literal["equal", "decay", "uncertainty"] = Field(
+        "uncertainty",
+        description="weights of the heads: equal; falling from the primary horizon; learned "
+        "(Kendall et al. 2018)",
+    )
+    loss_decay: float = Field(
+        0.5, ge=0, le=10, description="fall of the weight per doubling of the horizon (decay)"
+    )
+
+
+class StackingConfig(Section):
+    """How families and horizons are combined, and barrier probabilities calibrated."""
+
+    stack_decay: Literal["exponential", "linear", "inverse"] = Field(
+        "exponential", description="how far horizons count less, by distance in log2(minutes)"
+    )
+    stack_half_life: float = Field(
+        1.0, gt=0, le=100, description="doublings of the horizon that halve its prior weight"
+    )
+    stack_penalty: float = Field(
+        0.01, ge=0, description="ridge of the stacker, fraction of the rows"
+    )
+    reference_horizon: str | None = Field(
+        None, description="horizon the distances are measured from; none: the one forecast"
+    )
+    calibration: Literal["platt", "isotonic"] = Field(
+        "platt", description="map from raw to calibrated barrier probability"
+    )
+
+
 class Settings(Frozen):
     """The whole tree."""
 
@@ -235,6 +342,13 @@ class Settings(Frozen):
     training: TrainingConfig = TrainingConfig()
     walk_forward: WalkForwardConfig = WalkForwardConfig()
     costs: CostConfig = CostConfig()
+    horizons: HorizonsConfig = HorizonsConfig()
+    families: FamiliesConfig = FamiliesConfig()
+    stacking: StackingConfig = StackingConfig()
+
+
+GRID_SECTIONS = ("data", "model", "training", "walk_forward", "costs")
+HORIZON_SECTIONS = ("data", "horizons", "families", "stacking", "model", "training", "walk_forward")
 
 
 def _one_line(error: ValidationError, origin: str) -> ConfigError:

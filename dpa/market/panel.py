@@ -12,6 +12,7 @@ from dpa.errors import DataError
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+EXTRAS = ("dollar_volume", "open", "high", "low", "volume")  # optional arrays of a panel
 
 
 def _read_only(array: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -42,6 +43,10 @@ class Panel:
         exchange_calendars code of the venue, for example ``"XNYS"``.
     dollar_volume : float64 ndarray of shape (n_bars, n_assets), optional
         Traded value per bar in USD, NaN where unknown.
+    open, high, low : float64 ndarrays of shape (n_bars, n_assets), optional
+        First, highest and lowest price of the bar, adjusted like `prices`; NaN where unknown.
+    volume : float64 ndarray of shape (n_bars, n_assets), optional
+        Shares traded in the bar, >= 0; NaN where unknown.
 
     Notes
     -----
@@ -56,6 +61,10 @@ class Panel:
     interval: str
     calendar: str = "XNYS"
     dollar_volume: Floats | None = None
+    open: Floats | None = None
+    high: Floats | None = None
+    low: Floats | None = None
+    volume: Floats | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.times), len(self.names))
@@ -72,10 +81,15 @@ class Panel:
             raise DataError("panel: the mask is True where there is no price")
         object.__setattr__(self, "prices", _read_only(self.prices))
         object.__setattr__(self, "mask", _read_only(self.mask))
-        if self.dollar_volume is not None:
-            if self.dollar_volume.shape != shape:
-                raise DataError(f"panel: dollar_volume is {self.dollar_volume.shape}, not {shape}")
-            object.__setattr__(self, "dollar_volume", _read_only(self.dollar_volume))
+        for name, array in self.extras().items():
+            if array.shape != shape:
+                raise DataError(f"panel: {name} is {array.shape}, not {shape}")
+            object.__setattr__(self, name, _read_only(array))
+
+    def extras(self) -> dict[str, Floats]:
+        """The optional arrays there are, by name; see :data:`EXTRAS`."""
+        found = {name: getattr(self, name) for name in EXTRAS}
+        return {name: array for name, array in found.items() if array is not None}
 
     @property
     def n_bars(self) -> int:
@@ -91,15 +105,18 @@ class Panel:
         """Bars ``start`` (inclusive) to ``stop`` (exclusive), as views."""
         if not 0 <= start <= stop <= self.n_bars:
             raise DataError(f"panel: bars [{start}, {stop}) are outside [0, {self.n_bars})")
-        volume = None if self.dollar_volume is None else self.dollar_volume[start:stop]
+        return self.rows(slice(start, stop))
+
+    def rows(self, chosen: slice) -> "Panel":
+        """The bars of a slice, as views."""
         return Panel(
-            self.times[start:stop],
+            self.times[chosen],
             self.names,
-            self.prices[start:stop],
-            self.mask[start:stop],
+            self.prices[chosen],
+            self.mask[chosen],
             self.interval,
             self.calendar,
-            volume,
+            **{name: array[chosen] for name, array in self.extras().items()},
         )
 
     def until(self, asof: pd.Timestamp) -> "Panel":
@@ -143,8 +160,11 @@ def concat(panels: Sequence[Panel]) -> Panel:
         for p in panels
     ):
         raise DataError("panels to be joined differ in names, interval or calendar")
-    volumes = [p.dollar_volume for p in panels]
-    known = [v for v in volumes if v is not None]
+    extras = {
+        name: np.concatenate([p.extras()[name] for p in panels])
+        for name in EXTRAS
+        if all(name in p.extras() for p in panels)
+    }
     times = pd.DatetimeIndex(pd.Index(first.times).append([p.times for p in panels[1:]]))
     return Panel(
         times,
@@ -153,5 +173,5 @@ def concat(panels: Sequence[Panel]) -> Panel:
         np.concatenate([p.mask for p in panels]),
         first.interval,
         first.calendar,
-        np.concatenate(known) if len(known) == len(volumes) else None,
+        **extras,
     )

@@ -1,0 +1,1 @@
+"""Model families: each in one file, all behind one Protocol, found by name."""
