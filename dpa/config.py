@@ -244,8 +244,12 @@ class HorizonsConfig(Section):
     families: tuple[str, ...] = Field(
         ("cluster", "ridge", "gbdt", "encoder"), description="model families"
     )
-    sigma_minutes: int = Field(
-        1950, ge=30, le=40000, description="look-back of the volatility, session minutes"
+    sigma_minutes: int | None = Field(
+        None,
+        ge=30,
+        le=400000,
+        description="long look-back: of the volatility and of what is usual, session minutes; "
+        "none: 1950 on intraday bars, 23400 on daily ones",
     )
     coverage: float = Field(
         0.5, gt=0, le=1, description="fraction of a look-back's bars that must be there"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dpa.cluster.windows import rolling_all, window_product, window_view
-from dpa.market.panel import Floats, Panel
+from dpa.market.panel import Bools, Floats, Panel
 
 VARIANCE_FLOOR = 1e-16  # a window that never moves has no direction; it is marked invalid
 
@@ -77,9 +77,9 @@ class Features:
         return window_view(self.series, self.window)
 
 
-def _log_series(panel: Panel, kind: str) -> Floats:
+def _log_series(prices: Floats, kind: str) -> Floats:
     with np.errstate(invalid="ignore"):
-        logs: Floats = np.log(panel.prices)
+        logs: Floats = np.log(prices)
     if kind == "returns":
         series = np.full(logs.shape, np.nan)
         series[1:] = np.diff(logs, axis=0)
@@ -133,13 +133,24 @@ def make_features(
     -------
     Features
     """
-    raw = _log_series(panel, kind)
+    return features_of(panel.prices, panel.mask, kind, window, device)
+
+
+def features_of(
+    prices: Floats,
+    mask: Bools,
+    kind: Literal["returns", "price_path"],
+    window: int,
+    device: torch.device | str = "cpu",
+) -> Features:
+    """Like :func:`make_features`, from prices and membership of shape (n_bars, n_assets)."""
+    raw = _log_series(prices, kind)
     finite = np.isfinite(raw)
     series64 = torch.from_numpy(np.where(finite, raw, 0.0)).contiguous()
-    valid = rolling_all(torch.from_numpy(finite), window) & torch.from_numpy(panel.mask.copy())
+    valid = rolling_all(torch.from_numpy(finite), window) & torch.from_numpy(mask.copy())
     mean64 = torch.zeros_like(series64)
     scale64 = torch.ones_like(series64)
-    if panel.n_bars >= window:
+    if len(prices) >= window:
         equal = torch.full((window,), 1.0 / window, dtype=torch.float64)
         mean64[window - 1 :], scale64[window - 1 :] = moments(series64, equal)
     valid &= scale64 > 1e-7  # a price that does not move at all has no shape
