@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from dpa.errors import DataError
 from dpa.market.calendars import (
-    MINUTE,
     SECOND,
     Nanoseconds,
     TradingCalendar,
     nanoseconds,
     utc_index,
 )
+from dpa.market.intervals import MINUTE
 
 Integers = NDArray[np.int64]
 _YEARS = 10  # of one cached grid

@@ -88,31 +88,29 @@ class ClusterReader:
         """All series over a panel, from its first bar on, each (n_bars, n_assets)."""
         self._reset(panel.n_assets)
         out = {name: np.full(panel.prices.shape, np.nan) for name in CLUSTER_SERIES}
-        first, period = self._starts(panel.interval, clock)
+        first = self._starts(panel.interval, clock)
         for bar in range(panel.n_bars):
-            row = self._step(panel.prices[bar], panel.mask[bar], bool(first[bar]), int(period[bar]))
+            row = self._step(panel.prices[bar], panel.mask[bar], bool(first[bar]))
             for name, values in row.items():
                 out[name][bar] = values
         return out
 
     def step(self, bar: Panel, clock: SessionClock) -> dict[str, Doubles]:
         """All series at the next bar, each (1, n_assets); goes on from :meth:`read`."""
-        first, period = self._starts(bar.interval, clock)
-        row = self._step(bar.prices[0], bar.mask[0], bool(first[0]), int(period[0]))
+        first = self._starts(bar.interval, clock)
+        row = self._step(bar.prices[0], bar.mask[0], bool(first[0]))
         missing = np.full(bar.n_assets, np.nan)
         return {name: np.asarray(row.get(name, missing))[None] for name in CLUSTER_SERIES}
 
-    def _starts(self, interval: str, clock: SessionClock) -> tuple[NDArray[np.bool_], Doubles]:
-        """Whether each bar is the first of its period, and the number of the period."""
+    def _starts(self, interval: str, clock: SessionClock) -> NDArray[np.bool_]:
+        """Whether each bar is the first of its period."""
         if interval == "1d":
             month = clock.grid.month[clock.session]
             before = clock.grid.month[np.maximum(clock.session - 1, 0)]
-            return month != before, month
-        return clock.place == 0, clock.session
+            return np.asarray(month != before)
+        return np.asarray(clock.place == 0)
 
-    def _step(
-        self, prices: Doubles, mask: NDArray[np.bool_], first: bool, period: int
-    ) -> Mapping[str, Doubles]:
+    def _step(self, prices: Doubles, mask: NDArray[np.bool_], first: bool) -> Mapping[str, Doubles]:
         self._prices = np.concatenate([self._prices[1:], prices[None]])
         self._mask = np.concatenate([self._mask[1:], mask[None]])
         self._bars += 1

@@ -158,7 +158,7 @@ def available_features(
         try:
             missing = trace(feature, settings, calendar).needs - extras
         except DataError:
-            missing = {"cluster"} - extras
+            missing = frozenset({"cluster"}) - extras
         words = ["a cluster model" if name == "cluster" else name for name in sorted(missing)]
         yield feature, f"needs {', '.join(words)}" if missing else ""
 

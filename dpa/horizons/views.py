@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpa.errors import DataError
+from dpa.horizons.arithmetic import ratio
 from dpa.horizons.clock import SessionClock
 from dpa.horizons.clusters import CLUSTER_SERIES, ClusterReader
 from dpa.horizons.registry import SERIES
@@ -178,7 +179,7 @@ class View(ABC):
         """How many bars of the look-back have a value."""
         return self._window(name, self.bars(minutes), "known")
 
-    def _enough(self, name: str, minutes: float) -> tuple[Doubles, Doubles]:
+    def _enough(self, name: str, minutes: float) -> tuple[Doubles, NDArray[np.bool_]]:
         count = self.count(name, minutes)
         return count, np.isfinite(count) & (count >= self.coverage * self.bars(minutes))
 
@@ -186,7 +187,7 @@ class View(ABC):
         """Mean of the known values over the look-back; NaN where too few are known."""
         count, enough = self._enough(name, minutes)
         total = self._window(name, self.bars(minutes), "filled")
-        return np.divide(total, count, out=np.full(total.shape, np.nan), where=enough)
+        return ratio(total, count, enough)
 
     def total(self, name: str, minutes: float) -> Doubles:
         """Sum over the look-back with missing bars counted at the mean of the known ones."""
@@ -214,11 +215,11 @@ class View(ABC):
         assert total is not None
         assert count is not None
         enough = count >= max(1.0, self.coverage * sessions)
-        return np.divide(total, count, out=np.full(total.shape, np.nan), where=enough)
+        return ratio(total, count, enough)
 
     def scaled(self, log_return: Doubles, minutes: float) -> Doubles:
         """A log return over some minutes in units of ``sigma * sqrt(minutes)``."""
-        return log_return * BPS / (self.now("sigma") * math.sqrt(minutes))
+        return np.asarray(log_return * BPS / (self.now("sigma") * math.sqrt(minutes)))
 
 
 class BatchView(View):
@@ -435,7 +436,8 @@ class LiveView(View):
         self._position += 1
         self._clock = SessionClock(self._grid, np.array([self._position]))
         self._windows.clear()
-        clusters = self.reader.step(bar, self._clock) if self._reads_clusters else {}
+        reader = self.reader if self._reads_clusters else None
+        clusters = {} if reader is None else reader.step(bar, self._clock)
         for name in self._order:
             if name in RAW_NEEDS:
                 row = self._raw(bar, name)

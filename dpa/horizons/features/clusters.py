@@ -8,6 +8,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from dpa.horizons.arithmetic import ratio
 from dpa.horizons.registry import feature, series
 from dpa.horizons.views import View
 
@@ -50,7 +51,7 @@ def cluster_active(view: View) -> Doubles:
 def beta_consensus(view: View, minutes: int) -> Doubles:
     """Through the origin, over the look-back."""
     shared, own = view.mean("newest_by_consensus", minutes), view.mean("consensus_square", minutes)
-    return np.divide(shared, own, out=np.full(shared.shape, np.nan), where=own > 0)
+    return ratio(shared, own, own > 0)
 
 
 @feature(

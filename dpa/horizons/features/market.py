@@ -4,6 +4,7 @@ mean of the members that have a return at the bar."""
 import numpy as np
 from numpy.typing import NDArray
 
+from dpa.horizons.arithmetic import ratio
 from dpa.horizons.registry import feature, series
 from dpa.horizons.views import View
 
@@ -16,7 +17,7 @@ def across(values: Doubles, least: int = LEAST_NAMES) -> Doubles:
     known = np.isfinite(values)
     count = known.sum(axis=1, keepdims=True)
     total = np.where(known, values, 0.0).sum(axis=1, keepdims=True)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count >= least)
+    return ratio(total, count, count >= least)
 
 
 @series
@@ -48,7 +49,7 @@ def beta(view: View) -> Doubles:
     """Slope on the market through the origin, over the long look-back, the newest bar included."""
     shared = view.mean("ret_by_market", view.long)
     own = view.mean("market_square", view.long)
-    return np.divide(shared, own, out=np.full(shared.shape, np.nan), where=own > 0)
+    return ratio(shared, own, own > 0)
 
 
 @series

@@ -6,6 +6,7 @@ Whatever is a return is in units of the name's own ``sigma * sqrt(minutes)``; ra
 import numpy as np
 from numpy.typing import NDArray
 
+from dpa.horizons.arithmetic import ratio
 from dpa.horizons.registry import feature, series
 from dpa.horizons.views import BPS, View
 
@@ -98,9 +99,7 @@ def close_location(view: View, minutes: int) -> Doubles:
     """Close location value, ``(2C - H - L) / (H - L)``; 0 where the price did not move."""
     high, low = view.highest("high", minutes), view.lowest("low", minutes)
     width = high - low
-    place = np.divide(
-        2.0 * view.now("close") - high - low, width, out=np.zeros_like(width), where=width > 0
-    )
+    place = ratio(2.0 * view.now("close") - high - low, width, width > 0, otherwise=0.0)
     return np.where(np.isfinite(width), place, np.nan)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from dpa.horizons.arithmetic import log_ratio, ratio
 from dpa.horizons.registry import feature, series
 from dpa.horizons.views import View
 
@@ -33,7 +34,7 @@ def illiquidity_now(view: View) -> Doubles:
 def volume_surprise(view: View, minutes: int) -> Doubles:
     """Volume of the newest bars against what is usual, whatever the time."""
     recent, usual = view.mean("volume", minutes), view.mean("volume", view.long)
-    return _log_ratio(recent, usual)
+    return log_ratio(recent, usual)
 
 
 @feature(
@@ -43,14 +44,14 @@ def volume_surprise(view: View, minutes: int) -> Doubles:
 )
 def volume_for_the_time(view: View) -> Doubles:
     """Volume of the bar against what is usual at this time of the session."""
-    return _log_ratio(view.now("volume"), view.same_time("volume", SESSIONS))
+    return log_ratio(view.now("volume"), view.same_time("volume", SESSIONS))
 
 
 @feature("signed volume over volume, over the look-back, -1 to 1", (30, 60, 390, 1950), bars=3)
 def volume_imbalance(view: View, minutes: int) -> Doubles:
     """Tick-rule order flow at the resolution of bars (Lee & Ready 1991 in spirit)."""
     flow, traded = view.mean("signed_volume", minutes), view.mean("volume", minutes)
-    return np.divide(flow, traded, out=np.full(flow.shape, np.nan), where=traded > 0)
+    return ratio(flow, traded, traded > 0)
 
 
 @feature(
@@ -61,7 +62,7 @@ def volume_imbalance(view: View, minutes: int) -> Doubles:
 def vwap_distance(view: View, minutes: int) -> Doubles:
     """How far the close is from what was paid on average."""
     return view.scaled(
-        _log_ratio(
+        log_ratio(
             view.now("close") * view.mean("volume", minutes), view.mean("price_volume", minutes)
         ),
         minutes,
@@ -77,7 +78,7 @@ def vwap_distance(view: View, minutes: int) -> Doubles:
 def vwap_distance_session(view: View) -> Doubles:
     """Distance from the price paid on average since the open."""
     weighted = view.now("close") * view.since_open("volume")
-    away = _log_ratio(weighted, view.since_open("price_volume"))
+    away = log_ratio(weighted, view.since_open("price_volume"))
     return view.scaled(away, 1.0) / np.sqrt(view.minute)
 
 
@@ -85,10 +86,3 @@ def vwap_distance_session(view: View) -> Doubles:
 def illiquidity(view: View, minutes: int) -> Doubles:
     """Price move per million USD traded, log; floor 1e-12."""
     return np.log(np.maximum(view.mean("illiquidity_now", minutes), 1e-12))
-
-
-def _log_ratio(over: Doubles, under: Doubles) -> Doubles:
-    """Log of a ratio of positive numbers; NaN where one is not positive."""
-    good = (over > 0) & (under > 0)
-    ratio = np.divide(over, under, out=np.ones(np.broadcast(over, under).shape), where=good)
-    return np.where(good, np.log(ratio), np.nan)
