@@ -150,20 +150,26 @@ def _true_labels(config: PlantedMarket, rng: np.random.Generator) -> Labels:
     return labels
 
 
-def _listed(config: PlantedMarket, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Whether each name has a price, shape (n_bars, n_assets)."""
-    bars, names = config.n_bars, config.n_assets
-    first_bar, end_bar = np.zeros(names, int), np.full(names, bars)
-    late = rng.choice(names, round(config.late_listings * names), replace=False)
-    gone = rng.choice(names, round(config.delistings * names), replace=False)
-    middle = bars // 2
-    first_bar[late] = rng.integers(max(1, bars // 10), max(2, middle), len(late))
-    end_bar[gone] = rng.integers(max(2, middle), max(3, bars * 9 // 10), len(gone))
-    bar = np.arange(bars)[:, None]
+def listed_bars(
+    n_bars: int, n_assets: int, late: float, gone: float, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Whether each name is listed, shape (n_bars, n_assets).
+
+    A fraction `late` of the names lists between the first tenth and the middle, a fraction
+    `gone` stops for good between the middle and the last tenth.
+    """
+    first_bar, end_bar = np.zeros(n_assets, int), np.full(n_assets, n_bars)
+    late_names = rng.choice(n_assets, round(late * n_assets), replace=False)
+    gone_names = rng.choice(n_assets, round(gone * n_assets), replace=False)
+    middle = n_bars // 2
+    first_bar[late_names] = rng.integers(max(1, n_bars // 10), max(2, middle), len(late_names))
+    end_bar[gone_names] = rng.integers(max(2, middle), max(3, n_bars * 9 // 10), len(gone_names))
+    bar = np.arange(n_bars)[:, None]
     return (bar >= first_bar) & (bar < end_bar)
 
 
-def _names(count: int) -> tuple[str, ...]:
+def asset_names(count: int) -> tuple[str, ...]:
+    """Invented ticker symbols, ``N00`` onwards."""
     width = len(str(count - 1))
     return tuple(f"N{number:0{width}d}" for number in range(count))
 
@@ -174,7 +180,7 @@ def _panel(
     bars, names = log_prices.shape
     times = bar_times(interval, calendar, start, bars)
     prices = np.where(listed, np.exp(log_prices), np.nan)
-    return Panel(times, _names(names), prices, listed, interval, calendar)
+    return Panel(times, asset_names(names), prices, listed, interval, calendar)
 
 
 def simulate(config: PlantedMarket, seed: int) -> Planted:
@@ -206,7 +212,7 @@ def simulate(config: PlantedMarket, seed: int) -> Planted:
     own[1:] += np.where(jump_rng.random((bars, names)) < config.jump_rate, jumps, 0.0)[1:]
     log_start = noise_rng.uniform(np.log(START_PRICE_LOW), np.log(START_PRICE_HIGH), names)
     walk = np.cumsum(market + np.take_along_axis(factors, labels, axis=1) + own, axis=0)
-    listed = _listed(config, list_rng)
+    listed = listed_bars(bars, names, config.late_listings, config.delistings, list_rng)
     return Planted(
         panel=_panel(
             log_start + walk + residuals, listed, config.interval, config.calendar, config.start
