@@ -244,6 +244,9 @@ class HorizonsConfig(Section):
     families: tuple[str, ...] = Field(
         ("cluster", "ridge", "gbdt", "encoder"), description="model families"
     )
+    plugins: tuple[str, ...] = Field(
+        (), description="Python files or modules with features and families of your own"
+    )
     sigma_minutes: int | None = Field(
         None,
         ge=30,
@@ -279,6 +282,9 @@ class HorizonsConfig(Section):
     sessions_per_block: int = Field(
         5, ge=1, le=10000, description="sessions in one file of features"
     )
+    placebo: bool = Field(
+        False, description="train on labels dealt out anew among the names: every IC must be 0"
+    )
     horizon_seed: int = Field(
         0, ge=0, le=2**31 - 1, description="root of the predictors' random numbers"
     )
@@ -293,13 +299,21 @@ class FamiliesConfig(Section):
     cluster_penalty: float = Field(
         0.01, ge=0, description="L2 penalty of the cluster family, fraction of the rows"
     )
-    gbdt_trees: int = Field(200, ge=1, le=10000, description="most trees per target")
-    gbdt_leaves: int = Field(15, ge=2, le=1000, description="leaves of a tree")
-    gbdt_rate: float = Field(0.05, gt=0, le=1, description="shrinkage of each tree")
+    gbdt_loss: Literal["l2", "huber"] = Field(
+        "l2", description="loss of the scaled returns: squared, or linear beyond one unit"
+    )
+    gbdt_trees: int = Field(100, ge=1, le=10000, description="most trees per target")
+    gbdt_leaves: int = Field(8, ge=2, le=1000, description="leaves of a tree")
+    gbdt_rate: float = Field(0.07, gt=0, le=1, description="shrinkage of each tree")
     gbdt_min_rows: int = Field(500, ge=1, description="least rows in a leaf")
+    gbdt_bins: int = Field(63, ge=2, le=255, description="bins of a feature")
+    gbdt_fraction: float = Field(
+        0.5, gt=0, le=1, description="rows, and features, drawn for each tree"
+    )
     gbdt_patience: int = Field(20, ge=1, description="trees without a better holdout to stop after")
     encoder_width: int = Field(64, ge=2, le=4096, description="units of the hidden layers")
     encoder_layers: int = Field(2, ge=1, le=10, description="hidden layers of the shared encoder")
+    encoder_norm: bool = Field(True, description="layer normalisation before each activation")
     encoder_dropout: float = Field(0.1, ge=0, lt=1, description="dropout while training")
     encoder_epochs: int = Field(20, ge=1, le=10000, description="most passes over the rows")
     encoder_patience: int = Field(
