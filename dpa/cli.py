@@ -73,6 +73,7 @@ def build_parser() -> OneLineParser:
     _add_steps(commands)
     _add_runs(commands)
     _add_config(commands)
+    _add_simulate(commands)
     return parser
 
 
@@ -98,6 +99,12 @@ def _add_data(commands: Any) -> None:
     from dpa.market.commands import add_data_commands
 
     add_data_commands(commands)
+
+
+def _add_simulate(commands: Any) -> None:
+    from dpa.simulation.commands import add_simulate_commands
+
+    add_simulate_commands(commands)
 
 
 def _add_storage(parser: argparse.ArgumentParser) -> None:

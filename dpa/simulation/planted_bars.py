@@ -88,13 +88,21 @@ class IntradayMarket(Frozen):
     interval: str = Field("5m", description="bar length, for example 1m, 5m, 1d")
     calendar: str = Field("XNYS", description="exchange_calendars code of the venue")
     start: str = Field("2024-06-17", description="first date, YYYY-MM-DD")
-    fast_half_life: float = Field(6.0, gt=0, le=1e5, description="session minutes")
+    fast_half_life: float = Field(
+        6.0, gt=0, le=1e5, description="half-life of the fast signal, session minutes"
+    )
     fast_payoff: float = Field(3.8, ge=0, le=1e3, description="bps per sd of the fast signal")
-    medium_half_life: float = Field(45.0, gt=0, le=1e5, description="session minutes")
+    medium_half_life: float = Field(
+        45.0, gt=0, le=1e5, description="half-life of the medium signal, session minutes"
+    )
     medium_payoff: float = Field(11.0, ge=0, le=1e3, description="bps per sd of the medium signal")
-    slow_half_life: float = Field(585.0, gt=0, le=1e5, description="session minutes")
+    slow_half_life: float = Field(
+        585.0, gt=0, le=1e5, description="half-life of the slow signal, session minutes"
+    )
     slow_payoff: float = Field(50.0, ge=0, le=1e3, description="bps per sd of the slow signal")
-    residual_half_life: float = Field(90.0, gt=0, le=1e5, description="session minutes")
+    residual_half_life: float = Field(
+        90.0, gt=0, le=1e5, description="half-life of the residual signal, session minutes"
+    )
     residual_deviation: float = Field(
         12.0, ge=0, le=1e3, description="stationary sd of the residual, bps of log price"
     )
