@@ -131,4 +131,3 @@ def family_class(name: str) -> type[Family]:
             f"families: {name!r} is not known", f"use some of {', '.join(family_names())}"
         )
     return _FAMILIES[name]
-
