@@ -13,6 +13,7 @@ from scipy import stats
 from dpa.errors import ConfigError
 from dpa.market.calendars import TradingCalendar
 from dpa.simulation.planted_bars import (
+    SHOWN,
     SIGNALS,
     IntradayMarket,
     implied_ic,
@@ -166,7 +167,7 @@ def test_a_volume_profile_is_high_at_open_and_close():
 
 
 @pytest.mark.parametrize(
-    ("signal", "half_life"), [("fast", 6), ("medium", 45), ("slow", 585), ("residual", 90)]
+    ("signal", "half_life"), [("fast", 6), ("medium", 45), ("slow", 585), ("residual", 60)]
 )
 def test_latents_are_standard_and_decay_with_their_half_lives(long_market, signal, half_life):
     latent = long_market.truth.latents[signal]
@@ -208,8 +209,8 @@ def test_expected_is_the_mean_over_all_ways_to_go_on(horizon, lag):
     truth = simulate_bars(SMALL, 8).truth
     rng = np.random.default_rng(0)
     paths, bar, name = 40_000, 100, 2
-    half_lives = {"fast": 6, "medium": 45, "slow": 585, "residual": 90}
-    payoffs = {"fast": 3.8, "medium": 11, "slow": 50}
+    half_lives = {"fast": 6, "medium": 45, "slow": 585, "residual": 60}
+    payoffs = {"fast": 3, "medium": 8.5, "slow": 36}
     parts = truth.expected_parts(horizon, lag)
     totals = np.zeros(paths)
     for signal in SIGNALS:
@@ -218,7 +219,7 @@ def test_expected_is_the_mean_over_all_ways_to_go_on(horizon, lag):
         gained = np.zeros(paths)
         for step in range(1, lag + horizon):  # bar + step, the return of which starts at x
             new = phi * x + math.sqrt(1 - phi**2) * rng.standard_normal(paths)
-            drift = 12 * (new - x) if signal == "residual" else payoffs[signal] * (1 - phi) * x
+            drift = 18 * (new - x) if signal == "residual" else payoffs[signal] * (1 - phi) * x
             gained += np.where(step >= lag, drift, 0.0) * BPS
             x = new
         error = gained.std() / math.sqrt(paths)
@@ -231,10 +232,10 @@ def test_expected_is_the_mean_over_all_ways_to_go_on(horizon, lag):
 @pytest.mark.parametrize(("horizon", "lag"), [(1, 1), (6, 1), (6, 4), (78, 1)])
 def test_realised_returns_rise_one_for_one_with_each_expected_part(long_market, horizon, lag):
     realised = log_returns(long_market.panel, horizon, lag)
-    realised = realised - realised.mean(axis=1, keepdims=True)
     known = np.isfinite(realised).all(axis=1)
     for part in long_market.truth.expected_parts(horizon, lag).values():
-        product, square = (part * realised)[known].sum(axis=1), (part**2)[known].sum(axis=1)
+        across = part - part.mean(axis=1, keepdims=True)
+        product, square = ((across * side)[known].sum(axis=1) for side in (realised, across))
         slope = product.sum() / square.sum()
         _, error = mean_and_error((product - square) / square.mean(), 40)
         assert slope == pytest.approx(1.0, abs=4 * error)
@@ -249,6 +250,7 @@ def test_measured_rank_correlation_is_the_implied_one(long_market, horizon):
         "oracle": long_market.truth.expected(horizon),
         **long_market.truth.expected_parts(horizon),
     }
+    forecasts["shown"] = sum(forecasts[name] for name in SHOWN)
     for name, forecast in forecasts.items():
         measured, error = mean_and_error(rank_ics(forecast, realised), 40)
         assert measured == pytest.approx(implied[name], abs=4 * error)
@@ -275,12 +277,15 @@ def test_implied_rank_correlation_holds_at_other_intervals_and_lags():
 
 def test_default_strengths_are_visible_and_another_signal_leads_at_each_horizon():
     table = {h: implied_ic(IntradayMarket(), h) for h in (1, 2, 3, 6, 12, 78)}
-    oracle = [table[h]["oracle"] for h in table]
-    np.testing.assert_allclose(oracle, [0.099, 0.116, 0.122, 0.128, 0.136, 0.136], atol=6e-4)
-    leading = [max(SIGNALS, key=ics.__getitem__) for ics in table.values()]
+    for forecast, ics in {
+        "oracle": [0.127, 0.156, 0.171, 0.198, 0.226, 0.200],
+        "shown": [0.105, 0.121, 0.126, 0.128, 0.131, 0.134],
+    }.items():
+        np.testing.assert_allclose([table[h][forecast] for h in table], ics, atol=6e-4)
+    leading = [max(SHOWN, key=ics.__getitem__) for ics in table.values()]
     assert leading == ["fast", "fast", "fast", "medium", "medium", "slow"]
     stated = IntradayMarket.__doc__.replace(" ", "")
-    for signal in ("oracle", *SIGNALS):
+    for signal in ("oracle", "shown", *SIGNALS):
         row = "".join(f"{ics[signal]:.3f}" for ics in table.values())
         assert f"{signal}{row}" in stated
 
@@ -303,6 +308,22 @@ def test_a_signal_of_no_strength_forecasts_nothing(long_market):
     for signal in SIGNALS:
         measured, error = mean_and_error(rank_ics(planted.truth.latents[signal], realised), 25)
         assert abs(measured) < 4 * error
+
+
+def test_clusters_reveal_the_residual():
+    planted = simulate_bars(IntradayMarket(), 0)
+    log_price, labels = np.log(planted.panel.prices), planted.truth.labels
+    realised = log_returns(planted.panel, 12)
+    found = {}
+    for kind, groups in (("true", labels), ("one", np.zeros_like(labels))):
+        peers = (groups[:, None] == groups) & ~np.eye(len(groups), dtype=bool)
+        level = pd.DataFrame(log_price - log_price @ (peers / peers.sum(axis=0)))
+        window = level.rolling(60)
+        score = (-(level - window.mean()) / window.std()).to_numpy()
+        found[kind], error = mean_and_error(rank_ics(score, realised), 30)
+        assert error < 0.012
+    assert found["true"] == pytest.approx(0.043, abs=0.02)
+    assert found["one"] < 0.4 * found["true"]
 
 
 def test_a_market_of_one_cluster_has_no_factor_between_names():
@@ -344,7 +365,7 @@ def test_volatility_and_nights_are_the_stated_ones():
     panel = simulate_bars(config, 3).panel
     steps = np.diff(np.log(panel.prices), axis=0)
     first = np.diff(panel.times.normalize().asi8) != 0  # sessions of XNYS do not cross UTC midnight
-    total = math.sqrt(5**2 + 4**2 + 7**2) * BPS
+    total = math.sqrt(5**2 + 6**2 + 2**2) * BPS
     assert steps[~first].std() == pytest.approx(total * math.sqrt(5), rel=0.03)
     assert steps[first].std() == pytest.approx(total * math.sqrt(65), rel=0.1)
     gaps = np.log(panel.open[1:] / panel.prices[:-1])
@@ -359,8 +380,8 @@ def test_names_of_a_cluster_move_together():
     off_diagonal = ~np.eye(len(alike), dtype=bool)
     assert (np.bincount(planted.truth.labels) == 8).all()
     within, between = correlation[alike & off_diagonal].mean(), correlation[~alike].mean()
-    assert within == pytest.approx(41 / 90, abs=0.04)
-    assert between == pytest.approx(25 / 90, abs=0.04)
+    assert within == pytest.approx(61 / 74, abs=0.04)
+    assert between == pytest.approx(25 / 74, abs=0.06)
     assert (np.diff(planted.truth.labels) == 0).mean() < 0.5
 
 
