@@ -1,9 +1,9 @@
-"""``dpa data import | check | describe``."""
+"""``dpa data import | resample | check | describe``."""
 
 import argparse
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ from dpa.config import DataConfig, load_settings
 from dpa.errors import ConfigError
 from dpa.market.calendars import nanoseconds
 from dpa.market.fingerprints import Fingerprint
+from dpa.market.intervals import parse_interval
 from dpa.market.panel import Panel
 from dpa.market.quality import QualityReport, check_quality
 from dpa.market.readers import load_wide_data
+from dpa.market.resampling import resample_pieces
 from dpa.market.sample import SAMPLE
 from dpa.market.selections import select_shards
 from dpa.market.shard_files import ShardManifest, check_target, write_shards
@@ -24,6 +26,11 @@ _IMPORT_EXAMPLES = """examples:
   dpa data import us_5min_bars.parquet --out shards --stamps start --start 2025-06-01
   dpa data import daily.parquet --out shards --dollar-volume-path traded.parquet
   dpa data import sample --out shards --force
+"""
+_RESAMPLE_EXAMPLES = """examples:
+  dpa data resample us_1min_bars.parquet --stamps start --to 5m --out shards_5m
+  dpa data resample shards_5m --to 1d --out shards_1d
+  dpa data resample shards_5m --to 30m --out shards_30m --start 2025-06-01 --names SPY,QQQ
 """
 _CHECK_EXAMPLES = """examples:
   dpa data check shards
@@ -42,19 +49,26 @@ def add_data_commands(commands: Any) -> None:
     """Add ``data`` and its subcommands to `commands`, the subparsers of the ``dpa`` parser."""
     data = commands.add_parser(
         "data",
-        help="import, check and describe price history",
-        description="Import, check and describe price history.",
+        help="import, resample, check and describe price history",
+        description="Import, resample, check and describe price history.",
         epilog=_IMPORT_EXAMPLES,
     )
     actions = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
     importer = _add(
         actions, "import", run_import, "write price history as Parquet shards", _IMPORT_EXAMPLES
     )
-    importer.add_argument("--out", required=True, metavar="DIR", help="directory to make")
-    importer.add_argument(
-        "--bars-per-shard", type=int, metavar="N", help="rows of a file; default: about 32 MiB"
+    resampler = _add(
+        actions, "resample", run_resample, "write longer bars as shards", _RESAMPLE_EXAMPLES
     )
-    importer.add_argument("--force", action="store_true", help="replace an earlier import")
+    resampler.add_argument(
+        "--to", required=True, metavar="LENGTH", help="length of the new bars: 5m, 1h, 1d"
+    )
+    for parser in (importer, resampler):
+        parser.add_argument("--out", required=True, metavar="DIR", help="directory to make")
+        parser.add_argument(
+            "--bars-per-shard", type=int, metavar="N", help="rows of a file; default: about 32 MiB"
+        )
+        parser.add_argument("--force", action="store_true", help="replace an earlier import")
     checker = _add(
         actions, "check", run_check, "report what is odd and what is masked", _CHECK_EXAMPLES
     )
@@ -95,10 +109,23 @@ def _config(arguments: argparse.Namespace) -> DataConfig:
 
 def run_import(arguments: argparse.Namespace) -> int:
     """Write shards; see ``dpa data import --help``."""
+    return _write(_history, arguments)
+
+
+def run_resample(arguments: argparse.Namespace) -> int:
+    """Write shards of longer bars; see ``dpa data resample --help``."""
+    try:
+        length = str(parse_interval(arguments.to))
+    except ConfigError as e:
+        raise ConfigError(f"--to: {e.what}", e.cure) from e
+    return _write(lambda config: resample_pieces(_history(config), length), arguments)
+
+
+def _write(history: Callable[[DataConfig], Iterator[Panel]], arguments: argparse.Namespace) -> int:
     if arguments.bars_per_shard is not None and arguments.bars_per_shard < 1:
         raise ConfigError(f"--bars-per-shard: {arguments.bars_per_shard}", "give 1 or more")
     check_target(Path(arguments.out), arguments.force)
-    panels = _history(_config(arguments))
+    panels = history(_config(arguments))
     manifest = write_shards(panels, arguments.out, arguments.bars_per_shard, arguments.force)
     print(f"{arguments.out}: {_summary(manifest)}, {len(manifest.files)} file(s)")
     return 0
@@ -127,19 +154,20 @@ def run_describe(arguments: argparse.Namespace) -> int:
         print(json.dumps(described, indent=1))
         return 0
     for key, value in described.items():
-        shown = ", ".join(value[:10]) + (", ..." if value[10:] else "") if key == "names" else value
-        print(f"{key:<16}{shown}")
+        if isinstance(value, list):
+            value = ", ".join(value[:10]) + (", ..." if value[10:] else "")
+        print(f"{key:<16}{value}")
     return 0
 
 
 def describe(config: DataConfig) -> dict[str, Any]:
-    """Size, dates, names, interval, calendar and fingerprint of what `config` selects."""
+    """Size, dates, names, arrays and fingerprint of what `config` selects."""
     pieces = _history(config)
     panel = first = next(pieces)
     fingerprint = Fingerprint(panel.names, panel.interval, panel.calendar)
     n_bars = held = 0
     for panel in itertools.chain([first], pieces):
-        fingerprint.update(nanoseconds(panel.times), panel.prices, panel.mask, panel.dollar_volume)
+        fingerprint.update(nanoseconds(panel.times), panel.prices, panel.mask, panel.extras())
         n_bars += panel.n_bars
         held += int(panel.mask.sum())
     return {
@@ -151,7 +179,7 @@ def describe(config: DataConfig) -> dict[str, Any]:
         "first": first.times[0].isoformat(),
         "last": panel.times[-1].isoformat(),
         "held_on_average": round(held / n_bars, 1),
-        "dollar_volume": panel.dollar_volume is not None,
+        "arrays": ["prices", *panel.extras()],
         "fingerprint": fingerprint.hexdigest(),
         "names": list(panel.names),
     }

@@ -1,18 +1,18 @@
 """A name for the content of a history: equal for equal data, wherever and however it is stored."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dpa.market.calendars import Nanoseconds, nanoseconds
-from dpa.market.panel import Bools, Floats, Panel
+from dpa.market.panel import EXTRAS, Bools, Floats, Panel
 
 
 class Fingerprint:
-    """SHA-256 over names, interval, calendar, times, prices, membership and traded value.
+    """SHA-256 over names, interval, calendar, times, prices, membership and optional arrays.
 
     Feed it history in time order, in pieces of any length: the pieces do not matter, nor does
     a path or file name.
@@ -30,21 +30,29 @@ class Fingerprint:
         self._columns = {
             part: hashlib.sha256() for part in ("times", "prices", "mask", "dollar_volume")
         }
+        self._further = {part: hashlib.sha256() for part in EXTRAS if part not in self._columns}
+        self._seen: set[str] = set()
 
     def update(
-        self, times: Nanoseconds, prices: Floats, mask: Bools, dollar_volume: Floats | None
+        self, times: Nanoseconds, prices: Floats, mask: Bools, extras: Mapping[str, Floats]
     ) -> None:
-        """Add the next bars; shapes as in Panel, `times` in UTC nanoseconds."""
-        parts = {"times": times, "prices": prices, "mask": mask, "dollar_volume": dollar_volume}
-        for part, values in parts.items():
-            if values is not None:
-                self._columns[part].update(_canonical(values))
+        """Add the next bars; shapes as in Panel, `times` in UTC nanoseconds.
+
+        `extras` holds the optional arrays by name; see :meth:`Panel.extras`.
+        """
+        hashes = self._columns | self._further
+        self._seen.update(extras)
+        for part, values in {"times": times, "prices": prices, "mask": mask, **extras}.items():
+            hashes[part].update(_canonical(values))
 
     def hexdigest(self) -> str:
         """64 hexadecimal digits."""
         total = self._head.copy()
         for column in self._columns.values():
             total.update(column.digest())
+        for part, column in self._further.items():
+            if part in self._seen:  # data without it keep the fingerprint they always had
+                total.update(part.encode() + column.digest())
         return total.hexdigest()
 
 
@@ -58,5 +66,5 @@ def _canonical(values: NDArray[Any]) -> bytes:
 def panel_fingerprint(panel: Panel) -> str:
     """Fingerprint of a panel, as 64 hexadecimal digits."""
     fingerprint = Fingerprint(panel.names, panel.interval, panel.calendar)
-    fingerprint.update(nanoseconds(panel.times), panel.prices, panel.mask, panel.dollar_volume)
+    fingerprint.update(nanoseconds(panel.times), panel.prices, panel.mask, panel.extras())
     return fingerprint.hexdigest()

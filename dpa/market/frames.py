@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ from dpa.market.tables import TIME_COLUMNS, Source, Table, read_table
 SYMBOL = ("symbol", "ticker")
 CLOSE = ("adjusted_close", "adj_close", "adj close", "adjclose", "close")
 BAR_COLUMNS = ("open", "high", "low", "volume")
+_ROUNDING = 1e-5  # of a price: float32 files round highs and closes apart
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +40,11 @@ class Frame:
     names : tuple of str, length n_assets
         Column order.
     values : float64 ndarray of shape (n_bars, n_assets)
-        Prices (or traded value, USD); NaN where there is none.
+        Adjusted close (or traded value, USD); NaN where there is none.
     interval : Interval
         Given or inferred.
-    dollar_volume : float64 ndarray of shape (n_bars, n_assets), optional
-        Traded value, USD; NaN where unknown.
+    extras : dict of str to float64 ndarray of shape (n_bars, n_assets)
+        Optional arrays the file has, by name; see :data:`~dpa.market.panel.EXTRAS`.
     n_rows : int
         Data rows read.
     off_session : int64 ndarray of shape (n_assets,)
@@ -54,9 +55,19 @@ class Frame:
     names: tuple[str, ...]
     values: Floats
     interval: Interval
-    dollar_volume: Floats | None = None
+    extras: dict[str, Floats] = field(default_factory=dict)
     n_rows: int = 0
     off_session: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def columns(self, chosen: NDArray[np.bool_]) -> "Frame":
+        """The same bars of the names where `chosen`, shape (n_assets,), is True."""
+        return replace(
+            self,
+            names=tuple(self.names[k] for k in np.flatnonzero(chosen)),
+            values=self.values[:, chosen],
+            extras={name: array[:, chosen] for name, array in self.extras.items()},
+            off_session=self.off_session[chosen],
+        )
 
 
 def is_long(source: Source) -> bool:
@@ -141,7 +152,7 @@ def read_wide(
     kept = _one_row_a_bar(stamps, closes, kept, interval, fault)
     outside = np.isfinite(values).sum(axis=0) - np.isfinite(values[rows[kept]]).sum(axis=0)
     values = values[rows[kept]] if len(kept) < len(values) else values
-    return Frame(closes[kept], names, values, interval, None, table.n_rows, outside)
+    return Frame(closes[kept], names, values, interval, {}, table.n_rows, outside)
 
 
 def _time_order(table: Table, times: pd.DatetimeIndex, fault: Fault) -> NDArray[np.int64]:
@@ -213,15 +224,17 @@ def _one_row_a_bar(
 def read_long(source: Source, config: DataConfig, fault: Fault = refuse) -> Frame:
     """A file with one row per name and bar: ``symbol, time, [open, high, low,] close[, volume]``.
 
-    The price is the adjusted close where there is such a column, else the close. Traded value
-    is ``close * volume``. Rows may come in any order; the bars are the union over names.
+    The price is the adjusted close where there is such a column, else the close. Open, high and
+    low are adjusted like it; they are left out when their scale is not known, which is without a
+    column ``close``. Traded value is ``close * volume``. Rows may come in any order; the bars are
+    the union over names.
 
-    Parameters and errors are those of :func:`read_wide`.
+    Parameters and errors are those of :func:`read_wide`; a high below or a low above another
+    price of its bar is refused as well.
     """
     columns = _long_columns(source)
-    numbers = [c for c in dict.fromkeys((columns.price, columns.close, columns.volume)) if c]
     text = [columns.symbol, columns.time]
-    table = read_table(source, [*text, *numbers], text)
+    table = read_table(source, [*text, *columns.numbers()], text)
     codes, found = table.labels(columns.symbol)
     names = choose_names(found, config.names, source.path)
     column_of = np.full(len(found), -1)
@@ -244,16 +257,13 @@ def read_long(source: Source, config: DataConfig, fault: Fault = refuse) -> Fram
     shape = (len(bars), len(names))
     cell = bar * len(names) + asset[inside]
     _check_cells(table, cell, rows[inside], names, shape, columns.symbol, fault)
-    traded = None
-    if columns.volume is not None:
-        volume = _checked_column(table, columns.volume, rows, True, fault)
-        traded = _scatter(cell, (volume * table.numbers(columns.close)[rows])[inside], shape)
+    extras = _bar_values(table, columns, rows, price, fault)
     return Frame(
         bars,
         names,
         _scatter(cell, price[inside], shape),
         interval,
-        traded,
+        {name: _scatter(cell, values[inside], shape) for name, values in extras.items()},
         table.n_rows,
         np.bincount(asset[~inside], minlength=len(names)),
     )
@@ -261,13 +271,22 @@ def read_long(source: Source, config: DataConfig, fault: Fault = refuse) -> Fram
 
 @dataclass(frozen=True)
 class LongColumns:
-    """What the columns of a long file are called in it; `price` is adjusted, `close` is not."""
+    """What the columns of a long file are called in it; `price` is adjusted, `close` is not.
+
+    `ranges` are those of open, high and low by name, on the scale of `close`.
+    """
 
     symbol: str
     time: str
     price: str
     close: str
+    ranges: dict[str, str]
     volume: str | None
+
+    def numbers(self) -> list[str]:
+        """Columns of numbers, each once."""
+        named = (self.price, self.close, *self.ranges.values(), self.volume)
+        return list(dict.fromkeys(column for column in named if column is not None))
 
 
 def _long_columns(source: Source) -> LongColumns:
@@ -280,14 +299,61 @@ def _long_columns(source: Source) -> LongColumns:
             )
         return column
 
-    price = needed("close", *CLOSE)
+    price, close = needed("close", *CLOSE), source.find("close")
+    ranges = {name: source.find(name) for name in ("open", "high", "low") if close is not None}
     return LongColumns(
         needed("symbol", *SYMBOL),
         needed("time", *TIME_COLUMNS),
         price,
-        source.find("close") or price,
+        close or price,
+        {name: column for name, column in ranges.items() if column is not None},
         source.find("volume"),
     )
+
+
+def _bar_values(
+    table: Table, columns: LongColumns, rows: NDArray[np.int64], price: Floats, fault: Fault
+) -> dict[str, Floats]:
+    """The optional arrays of a long file at `rows`, open, high and low on the scale of `price`."""
+    adjusted = columns.close != columns.price
+    close = _checked_column(table, columns.close, rows, False, fault) if adjusted else price
+    extras = {
+        name: _checked_column(table, column, rows, False, fault)
+        for name, column in columns.ranges.items()
+    }
+    _check_ranges(table, columns, rows, extras | {"close": close}, fault)
+    if adjusted:
+        extras = {name: values * (price / close) for name, values in extras.items()}
+    if columns.volume is not None:
+        volume = _checked_column(table, columns.volume, rows, True, fault)
+        extras |= {"volume": volume, "dollar_volume": volume * close}
+    return extras
+
+
+def _check_ranges(
+    table: Table,
+    columns: LongColumns,
+    rows: NDArray[np.int64],
+    prices: dict[str, Floats],
+    fault: Fault,
+) -> None:
+    """Refuse highs below and lows above another price of the bar; empty both if noted."""
+    highest = np.fmax.reduce(list(prices.values()))
+    lowest = np.fmin.reduce(list(prices.values()))
+    for name, edge, words in (("high", highest, "below"), ("low", lowest, "above")):
+        if name not in prices:
+            continue
+        wrong = np.abs(prices[name] - edge) > _ROUNDING * edge
+        if wrong.any():
+            first = int(np.argmax(wrong))
+            error = table.cell_error(
+                int(rows[first]),
+                columns.ranges[name],
+                f"{prices[name][first]:g} is {words} {edge[first]:g}, another price of its bar",
+                "mend the row, or leave its high and low empty",
+            )
+            fault("bad_range", int(wrong.sum()), error)
+            prices[name][wrong] = np.nan
 
 
 def _checked_column(

@@ -84,7 +84,7 @@ def scan_plain(folder: Path, config: DataConfig, fault: Fault = refuse) -> Plain
         seen = np.isfinite(frame.values)
         priced |= seen.any(axis=0)
         outside += int(frame.off_session.sum())
-        fingerprint.update(frame.closes, frame.values, seen, None)
+        fingerprint.update(frame.closes, frame.values, seen, {})
         files.append(_describe(source.path, frame))
     empty = tuple(names[k] for k in np.flatnonzero(~priced))
     judge_empty_names(names, empty, config, str(folder), fault)
@@ -93,7 +93,6 @@ def scan_plain(folder: Path, config: DataConfig, fault: Fault = refuse) -> Plain
         interval=interval,
         calendar=config.calendar,
         n_bars=sum(file.n_bars for file in files),
-        has_dollar_volume=False,
         fingerprint=fingerprint.hexdigest(),
         files=tuple(files),
         directory=str(folder.absolute()),

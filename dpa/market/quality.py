@@ -20,6 +20,7 @@ REFUSED = {
     "duplicate": "repeated bars",
     "unordered": "bars out of order",
     "bad_price": "impossible prices",
+    "bad_range": "highs and lows that are none of their bar",
     "empty_name": "names without a price",
     "misaligned": "stamps off the bar grid",
     "stamps": "stamps on the wrong side",

@@ -1,7 +1,7 @@
 """Price history from a file, a directory of shards or the sample, as one checked panel."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +73,7 @@ class LoadReport:
 
 
 def load_wide_data(config: DataConfig) -> Panel:
-    """Prices, membership and, where known, traded value: the one entry for data in memory.
+    """Prices, membership and what else is known of each bar: the one entry for data in memory.
 
     Parameters
     ----------
@@ -122,8 +122,8 @@ def load_with_report(config: DataConfig, fault: Fault = refuse) -> tuple[Panel, 
         layout, origin = ("long" if is_long(source) else "wide"), str(path)
         frame = read_frame(source, config, fault)
     frame, dropped = without_empty_names(frame, config, origin, fault)
-    volume = traded_value(frame, config, fault)
-    mask = _membership(frame, volume, config, origin)
+    frame = with_traded_value(frame, config, fault)
+    mask = _membership(frame, config, origin)
     panel = Panel(
         utc_index(frame.closes),
         frame.names,
@@ -131,7 +131,7 @@ def load_with_report(config: DataConfig, fault: Fault = refuse) -> tuple[Panel, 
         mask,
         str(frame.interval),
         config.calendar,
-        volume,
+        **frame.extras,
     )
     panel = between_dates(panel, config, origin)
     report = LoadReport(
@@ -183,7 +183,7 @@ def _sample_frame(config: DataConfig) -> Frame:
     kept = closes != OFF_SESSION
     values = prices[:, [names.index(name) for name in chosen]][kept]
     outside = np.full(len(chosen), int((~kept).sum()))
-    return Frame(closes[kept], chosen, values, interval, None, len(times), outside)
+    return Frame(closes[kept], chosen, values, interval, {}, len(times), outside)
 
 
 def without_empty_names(
@@ -194,25 +194,13 @@ def without_empty_names(
     if not empty:
         return frame, ()
     judge_empty_names(frame.names, empty, config, origin, fault)
-    names = tuple(name for name in frame.names if name not in set(empty))
-    priced = np.isin(frame.names, names)
-    volume = None if frame.dollar_volume is None else frame.dollar_volume[:, priced]
-    kept = Frame(
-        frame.closes,
-        names,
-        frame.values[:, priced],
-        frame.interval,
-        volume,
-        frame.n_rows,
-        frame.off_session[priced],
-    )
-    return kept, empty
+    return frame.columns(~np.isin(frame.names, empty)), empty
 
 
-def traded_value(frame: Frame, config: DataConfig, fault: Fault = refuse) -> Floats | None:
-    """Traded value on the bars and names of `frame`, USD: its own, or ``dollar_volume_path``'s."""
+def with_traded_value(frame: Frame, config: DataConfig, fault: Fault = refuse) -> Frame:
+    """`frame` with the traded value, USD, of ``dollar_volume_path`` where `config` names one."""
     if config.dollar_volume_path is None:
-        return frame.dollar_volume
+        return frame
     source = open_source(config.dollar_volume_path)
     there = [name.strip() for name in source.columns if name != source.time_column]
     shared = tuple(name for name in frame.names if name in set(there))
@@ -220,10 +208,12 @@ def traded_value(frame: Frame, config: DataConfig, fault: Fault = refuse) -> Flo
         update={"interval": str(frame.interval), "names": shared or tuple(there[:1])}
     )
     volume = read_wide(source, matching, traded_value=True, fault=fault)
-    return align(volume, frame.closes, frame.names, source.path)
+    traded = align(volume, frame.closes, frame.names, source.path)
+    return replace(frame, extras=frame.extras | {"dollar_volume": traded})
 
 
-def _membership(frame: Frame, volume: Floats | None, config: DataConfig, origin: str) -> Bools:
+def _membership(frame: Frame, config: DataConfig, origin: str) -> Bools:
     rules = UniverseRules.from_config(config)
-    rules.require(volume is not None, origin)
-    return Universe(rules, len(frame.names)).update(frame.values, volume)
+    traded = frame.extras.get("dollar_volume")
+    rules.require(traded is not None, origin)
+    return Universe(rules, len(frame.names)).update(frame.values, traded)

@@ -89,11 +89,6 @@ class ShardSelection:
         return self.manifest.fingerprint
 
     @property
-    def has_dollar_volume(self) -> bool:
-        """Whether traded value is known."""
-        return self.manifest.has_dollar_volume
-
-    @property
     def rules(self) -> UniverseRules:
         """The rules of the universe."""
         return UniverseRules.from_config(self.config)
@@ -162,16 +157,17 @@ class SelectionCutter:
 
     def select(self, block: Block) -> Block:
         """The wanted bars of the next raw block, membership narrowed by the rules."""
-        mask = block.mask & self._universe.update(block.prices, block.dollar_volume)
+        traded = block.extras.get("dollar_volume")
+        mask = block.mask & self._universe.update(block.prices, traded)
         start = min(max(self._selection.start - self._position, 0), block.n_bars)
         stop = min(max(self._selection.stop - self._position, start), block.n_bars)
         self._position += block.n_bars
-        return Block(block.times, block.prices, mask, block.dollar_volume).window(start, stop)
+        return replace(block, mask=mask).window(start, stop)
 
 
 def _columns(block: Block, chosen: NDArray[np.int64]) -> Block:
-    volume = None if block.dollar_volume is None else block.dollar_volume[:, chosen]
-    return Block(block.times, block.prices[:, chosen], block.mask[:, chosen], volume)
+    extras = {name: array[:, chosen] for name, array in block.extras.items()}
+    return Block(block.times, block.prices[:, chosen], block.mask[:, chosen], extras)
 
 
 def select_shards(
@@ -213,7 +209,7 @@ def select_shards(
         )
     manifest = selection.manifest
     _check_interval(config, manifest, folder)
-    selection.rules.require(manifest.has_dollar_volume, str(folder))
+    selection.rules.require("dollar_volume" in manifest.extras, str(folder))
     wanted = None if selection.plain else config.names  # the scan has chosen already
     names = choose_names(selection.names, wanted, folder)
     start, stop = _date_span(selection)

@@ -1,8 +1,9 @@
 """Shards on disk: wide Parquet files partitioned by time, and the manifest beside them.
 
 Columns of a shard: ``time`` (close of the bar, UTC), one float64 column of prices per name,
-``__member__`` (membership as bits, little endian, in the order of the names) and, where known,
-``__dollar_volume__`` (a list of one float64 per name, USD). See docs/data.md.
+``__member__`` (membership as bits, little endian, in the order of the names) and, for every
+optional array of the panel, ``__dollar_volume__`` and so on: a list of one float64 per name. See
+docs/data.md.
 """
 
 import hashlib
@@ -10,8 +11,9 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -23,14 +25,27 @@ from dpa.config import Frozen
 from dpa.errors import DataError
 from dpa.market.calendars import Nanoseconds, nanoseconds, utc_index
 from dpa.market.fingerprints import Fingerprint
-from dpa.market.panel import Bools, Floats, Panel, concat
+from dpa.market.panel import EXTRAS, Bools, Floats, Panel, concat
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
-MEMBER, DOLLAR_VOLUME = "__member__", "__dollar_volume__"
+MEMBER = "__member__"
 _SHARD_BYTES = 32 * 2**20
 _ROW_GROUP_BYTES = 4 * 2**20
-_CELL_BYTES = 17  # price, traded value, membership
+Extra = Literal["dollar_volume", "open", "high", "low", "volume"]
+
+
+def extra_column(name: str) -> str:
+    """Column of a shard that holds the optional array `name`."""
+    return f"__{name}__"
+
+
+_RESERVED = {MEMBER} | {extra_column(name) for name in EXTRAS}
+
+
+def bar_bytes(n_assets: int, n_extras: int) -> int:
+    """Bytes of one bar in memory: prices, membership and optional arrays."""
+    return (9 + 8 * n_extras) * n_assets
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,14 +60,15 @@ class Block:
         NaN where there is none.
     mask : bool ndarray of shape (n_bars, n_assets)
         Membership.
-    dollar_volume : float64 ndarray of shape (n_bars, n_assets), optional
-        Traded value, USD; NaN where unknown.
+    extras : dict of str to float64 ndarray of shape (n_bars, n_assets)
+        Optional arrays of the panel there are, by name; see
+        :data:`~dpa.market.panel.EXTRAS`.
     """
 
     times: Nanoseconds
     prices: Floats
     mask: Bools
-    dollar_volume: Floats | None = None
+    extras: dict[str, Floats] = field(default_factory=dict)
 
     @property
     def n_bars(self) -> int:
@@ -61,8 +77,9 @@ class Block:
 
     def window(self, start: int, stop: int) -> "Block":
         """Bars ``start`` (inclusive) to ``stop`` (exclusive), as views."""
-        volume = None if self.dollar_volume is None else self.dollar_volume[start:stop]
-        return Block(self.times[start:stop], self.prices[start:stop], self.mask[start:stop], volume)
+        part = slice(start, stop)
+        extras = {name: array[part] for name, array in self.extras.items()}
+        return Block(self.times[part], self.prices[part], self.mask[part], extras)
 
     def panel(self, names: tuple[str, ...], interval: str, calendar: str) -> Panel:
         """The same bars as a :class:`~dpa.market.panel.Panel`."""
@@ -73,8 +90,26 @@ class Block:
             self.mask,
             interval,
             calendar,
-            self.dollar_volume,
+            **self.extras,
         )
+
+
+def empty_block(n_bars: int, n_assets: int, extras: Iterable[str]) -> Block:
+    """A block to be filled with :func:`copy_block`."""
+    shape = (n_bars, n_assets)
+    return Block(
+        np.empty(n_bars, np.int64),
+        np.empty(shape),
+        np.empty(shape, np.bool_),
+        {name: np.empty(shape) for name in extras},
+    )
+
+
+def copy_block(part: Block, into: Block) -> None:
+    """Copy bars into a block of the same shape and arrays."""
+    into.times[:], into.prices[:], into.mask[:] = part.times, part.prices, part.mask
+    for name, array in into.extras.items():
+        array[:] = part.extras[name]
 
 
 class ShardFile(Frozen):
@@ -95,7 +130,7 @@ class ShardManifest(Frozen):
     interval: str = Field(description="bar length")
     calendar: str = Field(description="exchange_calendars code")
     n_bars: int = Field(ge=1, description="rows of all files")
-    has_dollar_volume: bool = Field(description="whether traded value is stored")
+    extras: tuple[Extra, ...] = Field((), description="optional arrays that are stored")
     fingerprint: str = Field(description="hash of the content, not of paths")
     files: tuple[ShardFile, ...] = Field(description="in time order")
     directory: str = Field("", exclude=True, description="where it was loaded from")
@@ -118,8 +153,10 @@ class ShardManifest(Frozen):
             raise DataError(f"{path}: cannot be read ({e.strerror})", cure) from e
         except (ValueError, KeyError, TypeError) as e:
             raise DataError(f"{path}: is no manifest of shards", cure) from e
-        if version != SCHEMA_VERSION:
-            raise DataError(f"{path}: has version {version}, not {SCHEMA_VERSION}", cure)
+        if version == 1:
+            content = _from_version_1(content)
+        elif version != SCHEMA_VERSION:
+            raise DataError(f"{path}: has version {version}, not 1 to {SCHEMA_VERSION}", cure)
         try:
             return cls(**content, directory=str(Path(directory).absolute()))
         except (ValidationError, TypeError) as e:
@@ -141,9 +178,16 @@ class ShardManifest(Frozen):
         ]
 
 
-def default_bars_per_shard(n_assets: int) -> int:
+def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
+    """Content of a manifest of version 1, which knew of traded value only."""
+    kept = {key: value for key, value in content.items() if key != "has_dollar_volume"}
+    extras = ("dollar_volume",) if content.get("has_dollar_volume") else ()
+    return kept | {"schema_version": SCHEMA_VERSION, "extras": extras}
+
+
+def default_bars_per_shard(n_assets: int, n_extras: int) -> int:
     """Bars that make a shard of about 32 MiB."""
-    return max(_SHARD_BYTES // (_CELL_BYTES * n_assets), 1)
+    return max(_SHARD_BYTES // bar_bytes(n_assets, n_extras), 1)
 
 
 def write_shards(
@@ -212,16 +256,16 @@ def _write_into(folder: Path, pieces: Iterator[Panel], bars_per_shard: int | Non
         before = panel.times[-1]
         if fingerprint is None:
             fingerprint = Fingerprint(panel.names, panel.interval, panel.calendar)
-        fingerprint.update(nanoseconds(panel.times), panel.prices, panel.mask, panel.dollar_volume)
+        fingerprint.update(nanoseconds(panel.times), panel.prices, panel.mask, panel.extras())
         files.append(_write_shard(folder / f"{len(files):06d}.parquet", panel))
     if fingerprint is None or panel is None:
-        raise DataError("there are no bars to write", "give a panel with bars")
+        raise DataError("there are no bars to write", "give a longer history")
     manifest = ShardManifest(
         names=panel.names,
         interval=panel.interval,
         calendar=panel.calendar,
         n_bars=sum(file.n_bars for file in files),
-        has_dollar_volume=panel.dollar_volume is not None,
+        extras=tuple(panel.extras()),
         fingerprint=fingerprint.hexdigest(),
         files=tuple(files),
     )
@@ -233,7 +277,7 @@ def _cut(pieces: Iterator[Panel], bars_per_shard: int | None) -> Iterator[Panel]
     """Panels of `bars_per_shard` bars each, the last one shorter, from panels of any length."""
     waiting: list[Panel] = []
     for piece in pieces:
-        size = bars_per_shard or default_bars_per_shard(piece.n_assets)
+        size = bars_per_shard or default_bars_per_shard(piece.n_assets, len(piece.extras()))
         start = 0
         while start < piece.n_bars:
             room = size - sum(panel.n_bars for panel in waiting)
@@ -250,17 +294,17 @@ def _write_shard(path: Path, panel: Panel) -> ShardFile:
     times = nanoseconds(panel.times)
     columns: dict[str, pa.Array] = {"time": pa.array(times, pa.timestamp("ns", "UTC"))}
     for place, name in enumerate(panel.names):
-        if name in columns or name in (MEMBER, DOLLAR_VOLUME):
+        if name in columns or name in _RESERVED:
             raise DataError(f"name {name!r} collides with a column of shards", "rename it")
         columns[name] = pa.array(np.ascontiguousarray(panel.prices[:, place]))
     bits = np.packbits(panel.mask, axis=1, bitorder="little")
     columns[MEMBER] = pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(bits.shape[1]), len(bits), [None, pa.py_buffer(bits.tobytes())]
     )
-    if panel.dollar_volume is not None:
-        flat = pa.array(np.ascontiguousarray(panel.dollar_volume).reshape(-1))
-        columns[DOLLAR_VOLUME] = pa.FixedSizeListArray.from_arrays(flat, panel.n_assets)
-    rows = max(_ROW_GROUP_BYTES // (_CELL_BYTES * panel.n_assets), 1)
+    for name, array in panel.extras().items():
+        flat = pa.array(np.ascontiguousarray(array).reshape(-1))
+        columns[extra_column(name)] = pa.FixedSizeListArray.from_arrays(flat, panel.n_assets)
+    rows = max(_ROW_GROUP_BYTES // bar_bytes(panel.n_assets, len(panel.extras())), 1)
     pq.write_table(
         pa.table(columns), path, compression="zstd", use_dictionary=False, row_group_size=rows
     )
@@ -315,13 +359,13 @@ def _unpack(table: pa.Table, manifest: ShardManifest) -> Block:
     width = packed.type.byte_width
     bits = np.frombuffer(packed.buffers()[1], np.uint8, n_bars * width, packed.offset * width)
     mask = np.unpackbits(bits.reshape(n_bars, width), axis=1, count=n_assets, bitorder="little")
-    volume = None
-    if manifest.has_dollar_volume:
-        lists = table.column(DOLLAR_VOLUME).combine_chunks()
+    extras: dict[str, Floats] = {}
+    for name in manifest.extras:
+        lists = table.column(extra_column(name)).combine_chunks()
         lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
-        volume = lists.flatten().to_numpy().reshape(n_bars, n_assets)
+        extras[name] = lists.flatten().to_numpy().reshape(n_bars, n_assets)
     times = table.column("time").cast(pa.timestamp("ns", "UTC")).cast(pa.int64()).to_numpy()
-    return Block(times, prices, mask.view(np.bool_), volume)
+    return Block(times, prices, mask.view(np.bool_), extras)
 
 
 def read_shards(directory: str | Path) -> Panel:
@@ -332,11 +376,11 @@ def read_shards(directory: str | Path) -> Panel:
 
 
 def join(blocks: list[Block]) -> Block:
-    """One block from consecutive ones."""
-    volumes = [block.dollar_volume for block in blocks if block.dollar_volume is not None]
+    """One block from consecutive ones with the same arrays."""
+    extras = blocks[0].extras if blocks else {}
     return Block(
         np.concatenate([block.times for block in blocks]),
         np.concatenate([block.prices for block in blocks]),
         np.concatenate([block.mask for block in blocks]),
-        np.concatenate(volumes) if volumes else None,
+        {name: np.concatenate([block.extras[name] for block in blocks]) for name in extras},
     )

@@ -19,11 +19,14 @@ import numpy as np
 
 from dpa.config import DataConfig
 from dpa.errors import DataError, DpaError, TransientError
-from dpa.market.panel import Panel
+from dpa.market.panel import EXTRAS, Panel
 from dpa.market.selections import SelectionCutter, ShardSelection, select_shards
 from dpa.market.shard_files import (
     Block,
     ShardManifest,
+    bar_bytes,
+    copy_block,
+    empty_block,
     join,
     read_shards,
     write_shards,
@@ -40,15 +43,15 @@ __all__ = [
 ]
 
 _SEGMENT_BYTES = 8 * 2**20
-_CELL_BYTES = 17
 _ATTEMPTS = 10  # to get a segment while stores die
 _READERS = 2  # tasks that read files at the same time
 _BLOCK_BYTES = 16 * 2**20  # target of Ray Data; larger blocks raise its shared memory
 
 
-def default_segment_bars(n_assets: int) -> int:
+def default_segment_bars(selection: ShardSelection) -> int:
     """Bars that make a segment of about 8 MiB."""
-    return max(_SEGMENT_BYTES // (_CELL_BYTES * n_assets), 1)
+    size = bar_bytes(len(selection.names), len(selection.manifest.extras))
+    return max(_SEGMENT_BYTES // size, 1)
 
 
 def stream_blocks(selection: ShardSelection, node_id: str | None = None) -> Iterator[Block]:
@@ -101,14 +104,13 @@ def _to_columns(block: Block) -> dict[str, Any]:
         "prices": block.prices,
         "mask": block.mask.view(np.uint8),
     }
-    if block.dollar_volume is not None:
-        columns["dollar_volume"] = block.dollar_volume
-    return columns
+    return columns | block.extras
 
 
 def _from_columns(columns: dict[str, Any]) -> Block:
     mask = np.ascontiguousarray(columns["mask"]).view(np.bool_)
-    return Block(columns["time"], columns["prices"], mask, columns.get("dollar_volume"))
+    extras = {name: columns[name] for name in EXTRAS if name in columns}
+    return Block(columns["time"], columns["prices"], mask, extras)
 
 
 def cut_segments(blocks: Iterator[Block], segment_bars: int) -> Iterator[Block]:
@@ -252,7 +254,7 @@ def start_shard_store(selection: ShardSelection, segment_bars: int | None = None
     import ray
 
     node_id = ray.get_runtime_context().get_node_id()
-    bars = segment_bars or default_segment_bars(len(selection.names))
+    bars = segment_bars or default_segment_bars(selection)
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(ShardStore)
     return actor.remote(selection, bars, node_id)
 
@@ -266,7 +268,7 @@ def open_shard_store(config: DataConfig, segment_bars: int | None = None) -> "Sh
         When the directory does not hold what `config` asks for.
     """
     selection = select_shards(config.path or "", config)
-    bars = segment_bars or default_segment_bars(len(selection.names))
+    bars = segment_bars or default_segment_bars(selection)
     return ShardStoreSource(start_shard_store(selection, bars), selection, bars)
 
 
@@ -296,7 +298,7 @@ class ShardStoreSource:
         held_segments: int = 2,
     ) -> None:
         self.store, self.selection = store, selection
-        self.segment_bars = segment_bars or default_segment_bars(len(selection.names))
+        self.segment_bars = segment_bars or default_segment_bars(selection)
         self.held_segments = held_segments
         self._held: OrderedDict[int, Block] = OrderedDict()
         self._asked: dict[int, Any] = {}
@@ -334,16 +336,14 @@ class ShardStoreSource:
         """
         if not 0 <= start <= stop <= self.n_bars:
             raise DataError(f"shards: bars [{start}, {stop}) are outside [0, {self.n_bars})")
-        shape = (stop - start, len(self.names))
-        volume = np.empty(shape) if self.selection.has_dollar_volume else None
-        whole = Block(np.empty(shape[0], np.int64), np.empty(shape), np.empty(shape, bool), volume)
+        whole = empty_block(stop - start, len(self.names), self.selection.manifest.extras)
         position = start
         while position < stop:
             index = position // self.segment_bars
             first = index * self.segment_bars
             segment = self._segment(index)
             part = segment.window(position - first, min(stop - first, segment.n_bars))
-            _copy(part, whole.window(position - start, position - start + part.n_bars))
+            copy_block(part, whole.window(position - start, position - start + part.n_bars))
             position += part.n_bars
         self._ask(position // self.segment_bars)
         return whole.panel(self.names, self.interval, self.calendar)
@@ -383,9 +383,3 @@ class ShardStoreSource:
         raise TransientError(
             f"shards: segment {index} was lost {_ATTEMPTS} times", "check the disk Ray spills to"
         )
-
-
-def _copy(part: Block, into: Block) -> None:
-    into.times[:], into.prices[:], into.mask[:] = part.times, part.prices, part.mask
-    if into.dollar_volume is not None:
-        into.dollar_volume[:] = part.dollar_volume

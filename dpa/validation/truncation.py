@@ -33,7 +33,6 @@ class _Difference:
 
 def _permuted(panel: Panel, cut: int, rng: np.random.Generator) -> Panel:
     order = np.concatenate([np.arange(cut), cut + rng.permutation(panel.n_bars - cut)])
-    volume = panel.dollar_volume
     return Panel(
         panel.times,
         panel.names,
@@ -41,13 +40,12 @@ def _permuted(panel: Panel, cut: int, rng: np.random.Generator) -> Panel:
         panel.mask[order],
         panel.interval,
         panel.calendar,
-        None if volume is None else volume[order],
+        **{name: array[order] for name, array in panel.extras().items()},
     )
 
 
 def _poisoned(panel: Panel, cut: int) -> Panel:
     past = np.arange(panel.n_bars)[:, None] < cut
-    volume = panel.dollar_volume
     return Panel(
         panel.times,
         panel.names,
@@ -55,7 +53,7 @@ def _poisoned(panel: Panel, cut: int) -> Panel:
         panel.mask & past,
         panel.interval,
         panel.calendar,
-        None if volume is None else np.where(past, volume, np.nan),
+        **{name: np.where(past, array, np.nan) for name, array in panel.extras().items()},
     )
 
 
@@ -69,7 +67,7 @@ def changed_future(panel: Panel, cut: int, change: Change, rng: np.random.Genera
         First bar of the future.
     change : {"cut", "permuted", "poisoned"}
         Whether the future is missing, in another order (its time stamps stay), or without any
-        price or member.
+        price, optional array or member.
     rng : numpy Generator
         Source of the permutation.
     """

@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 
 from dpa.config import DataConfig
 from dpa.errors import ConfigError, DataError
+from dpa.market.calendars import TradingCalendar
 from dpa.market.commands import add_data_commands
+from dpa.market.fingerprints import panel_fingerprint
+from dpa.market.panel import Panel
 from dpa.market.quality import (
     check_quality,
     gap_cells,
@@ -24,7 +27,8 @@ from dpa.market.quality import (
     stale_cells,
 )
 from dpa.market.readers import load_wide_data
-from dpa.market.shard_files import read_shards
+from dpa.market.resampling import resample
+from dpa.market.shard_files import read_shards, write_shards
 from dpa.options import OneLineParser
 
 
@@ -94,6 +98,22 @@ def test_what_loading_refuses_is_reported_without_stopping(tmp_path: Path) -> No
     assert found["bars out of order"] == 1
     assert found["impossible prices"] == 3
     assert found["names without a price"] == 1
+    assert run("check", str(path)) == 1
+
+
+def test_impossible_ranges_are_counted(tmp_path: Path) -> None:
+    rows = [
+        "A,2020-01-02,5,6,4,5,100",
+        "A,2020-01-03,5,4.5,4,5,100",
+        "A,2020-01-06,5,6,5.5,5,100",
+        "A,2020-01-07,5,6,4,5,-1",
+        "A,2020-01-08,0,6,4,5,100",
+    ]
+    path = tmp_path / "bad.csv"
+    path.write_text("symbol,date,open,high,low,close,volume\n" + "\n".join(rows))
+    found = counts(str(path))
+    assert found["highs and lows that are none of their bar"] == 2
+    assert found["impossible prices"] == 2
     assert run("check", str(path)) == 1
 
 
@@ -184,6 +204,27 @@ def test_import_check_describe(tmp_path: Path, capsys: pytest.CaptureFixture[str
     text = capsys.readouterr().out
     assert "loading accepts this data" in text
     assert "price jumps above 25%" in text
+
+
+def test_resample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    times = TradingCalendar("XNYS").bar_closes("5m", "2025-11-26", "2025-12-01")
+    prices = 100.0 + np.arange(len(times) * 2).reshape(-1, 2)
+    extras = {"open": prices - 1, "volume": prices * 10}
+    panel = Panel(times, ("A", "B.C"), prices, prices > 0, "5m", **extras)
+    write_shards(panel, tmp_path / "5m", 31)
+    days = str(tmp_path / "1d")
+    assert run("resample", str(tmp_path / "5m"), "--to", "1d", "--out", days) == 0
+    assert "2 names, 3 bars of 1d (XNYS)" in capsys.readouterr().out
+    assert panel_fingerprint(read_shards(days)) == panel_fingerprint(resample(panel, "1d"))
+    assert run("describe", days) == 0
+    assert "prices, open, volume" in capsys.readouterr().out
+    with pytest.raises(DataError, match="bars of 1d do not make bars of 5m"):
+        run("resample", days, "--to", "5m", "--out", str(tmp_path / "x"))
+    with pytest.raises(ConfigError, match=r"--to: interval '7x' is not understood"):
+        run("resample", days, "--to", "7x", "--out", str(tmp_path / "x"))
+    write_shards(panel.window(0, 70), tmp_path / "short")  # of 78
+    with pytest.raises(DataError, match="there are no bars to write"):
+        run("resample", str(tmp_path / "short"), "--to", "1d", "--out", str(tmp_path / "x"))
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,9 @@ def same(left: Panel, right: Panel) -> None:
     assert (left.names, left.interval) == (right.names, right.interval)
     np.testing.assert_array_equal(left.prices, right.prices)
     np.testing.assert_array_equal(left.mask, right.mask)
-    np.testing.assert_equal(left.dollar_volume, right.dollar_volume)
+    assert left.extras().keys() == right.extras().keys()
+    for name, values in left.extras().items():
+        np.testing.assert_array_equal(values, right.extras()[name])
 
 
 # ---- daily, wide
@@ -198,6 +200,10 @@ def test_long_bars_stamped_at_their_start(tmp_path: Path) -> None:
     expected[1, 1] = np.nan
     np.testing.assert_array_equal(panel.prices, expected)
     np.testing.assert_array_equal(panel.dollar_volume, expected * 10)
+    np.testing.assert_array_equal(panel.open, expected)
+    np.testing.assert_array_equal(panel.high, expected + 1)
+    np.testing.assert_array_equal(panel.low, expected - 1)
+    np.testing.assert_array_equal(panel.volume, np.where(np.isnan(expected), np.nan, 10.0))
 
 
 def test_rows_of_a_long_file_may_come_in_any_order_and_spelling(tmp_path: Path) -> None:
@@ -219,6 +225,62 @@ def test_the_adjusted_close_is_the_price_and_the_close_counts_for_value(tmp_path
     assert panel.interval == "1d"
     assert (panel.prices == 5.0).all()
     np.testing.assert_array_equal(panel.dollar_volume, [[1000, 1010], [1020, 1030]])
+    np.testing.assert_array_equal(panel.volume, np.full((2, 2), 10.0))
+    close = np.array([[100.0, 101], [102, 103]])
+    for name, values in (("open", close), ("high", close + 1), ("low", close - 1)):
+        np.testing.assert_allclose(panel.extras()[name], values * 5 / close, rtol=1e-15)
+
+
+def test_ranges_of_unknown_scale_are_left_out(tmp_path: Path) -> None:
+    frame = bars(["2025-11-26", "2025-11-28"]).rename(columns={"close": "adj_close"})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    assert load(tmp_path / "a.csv").extras().keys() == {"volume", "dollar_volume"}
+
+
+def test_a_long_file_has_the_arrays_of_its_columns(tmp_path: Path) -> None:
+    frame = bars(["2025-11-26", "2025-11-28"]).drop(columns=["high", "volume"])
+    frame.loc[1, "open"] = np.nan
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    panel = load(tmp_path / "a.csv")
+    assert panel.extras().keys() == {"open", "low"}
+    np.testing.assert_array_equal(panel.open, [[100, np.nan], [102, 103]])
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("high", 101.9, r"column 'high', row 3 .*101.9 is below 102, another price of its bar"),
+        ("low", 102.1, r"column 'low', row 3 .*102.1 is above 102, another price"),
+        ("open", 110.0, r"column 'high', row 3 .*103 is below 110"),
+        ("open", 90.0, r"column 'low', row 3 .*101 is above 90"),
+        ("low", 104.0, r"column 'high', row 3 .*103 is below 104"),
+        ("open", 0.0, r"column 'open', row 3 .*above zero"),
+        ("high", np.inf, r"column 'high', row 3 .*above zero"),
+        ("low", -1.0, r"column 'low', row 3 .*above zero"),
+        ("close", -1.0, r"column 'close', row 3 .*above zero"),
+        ("volume", -1.0, r"column 'volume', row 3 .*not negative"),
+    ],
+)
+def test_impossible_bars_are_refused(tmp_path: Path, column: str, value: float, words: str) -> None:
+    frame = bars(["2025-11-26", "2025-11-28"])
+    frame.loc[2, column] = value
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(DataError, match=rf"a.csv: {words}"):
+        load(tmp_path / "a.csv")
+    adjusted = frame.assign(adj_close=7.0)  # judged on the scale of the file
+    adjusted.to_csv(tmp_path / "b.csv", index=False)
+    with pytest.raises(DataError, match=rf"b.csv: {words}"):
+        load(tmp_path / "b.csv")
+
+
+def test_rounding_of_single_precision_is_no_error(tmp_path: Path) -> None:
+    frame = bars(["2025-11-26", "2025-11-28"])
+    frame["high"] = frame["close"] * (1 - 1e-7)
+    frame["low"] = frame["close"] * (1 + 1e-7)
+    frame.astype(dict.fromkeys(("open", "high", "low", "close"), "float32")).to_parquet(
+        tmp_path / "a.parquet", index=False
+    )
+    assert load(tmp_path / "a.parquet").n_bars == 2
 
 
 def test_a_symbol_called_na_is_a_symbol(tmp_path: Path) -> None:

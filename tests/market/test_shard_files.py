@@ -1,6 +1,7 @@
 """Shards on disk: exact, atomic, named by their content."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,27 +9,37 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from dpa.config import DataConfig
 from dpa.errors import ConfigError, DataError
 from dpa.market.calendars import TradingCalendar
 from dpa.market.fingerprints import panel_fingerprint
-from dpa.market.panel import Panel
+from dpa.market.panel import EXTRAS, Panel
 from dpa.market.readers import load_wide_data
 from dpa.market.selections import bar_times, select_shards
-from dpa.market.shard_files import MANIFEST, ShardManifest, read_shards, write_shards
+from dpa.market.shard_files import (
+    MANIFEST,
+    ShardManifest,
+    bar_bytes,
+    default_bars_per_shard,
+    read_shards,
+    write_shards,
+)
 from dpa.market.universe import Universe, UniverseRules
 
 
-def random_panel(seed: int = 0, n_bars: int = 300, n_assets: int = 5, traded: bool = True) -> Panel:
+def random_panel(
+    seed: int = 0, n_bars: int = 300, n_assets: int = 5, arrays: tuple[str, ...] = EXTRAS
+) -> Panel:
     generator = np.random.default_rng(seed)
     times = TradingCalendar("XNYS").bar_closes("1d", "2019-01-01", "2023-12-31")[:n_bars]
     prices = np.exp(generator.normal(0, 0.02, (n_bars, n_assets)).cumsum(axis=0))
     prices[generator.random(prices.shape) < 0.1] = np.nan
     mask = np.isfinite(prices) & (generator.random(prices.shape) < 0.8)
-    volume = generator.uniform(1e5, 1e8, prices.shape) if traded else None
+    extras = {name: generator.uniform(1e5, 1e8, prices.shape) for name in arrays}
     names = ("A", "BRK.B", "C", "D", "E", "F", "G", "H", "I", "J", "K")[:n_assets]
-    return Panel(times, names, prices, mask, "1d", "XNYS", volume)
+    return Panel(times, names, prices, mask, "1d", "XNYS", **extras)
 
 
 def same(left: Panel, right: Panel) -> None:
@@ -40,23 +51,30 @@ def same(left: Panel, right: Panel) -> None:
     )
     np.testing.assert_array_equal(left.prices, right.prices)
     np.testing.assert_array_equal(left.mask, right.mask)
-    np.testing.assert_equal(left.dollar_volume, right.dollar_volume)
+    assert left.extras().keys() == right.extras().keys()
+    for name, values in left.extras().items():
+        np.testing.assert_array_equal(values, right.extras()[name])
 
 
 @given(
     seed=st.integers(0, 10_000),
     bars_per_shard=st.integers(1, 400) | st.none(),
     n_assets=st.sampled_from([1, 8, 11]),
-    traded=st.booleans(),
+    arrays=st.sampled_from([(), ("dollar_volume",), ("open", "volume"), EXTRAS]),
     cut=st.integers(0, 300),
 )
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_what_is_written_is_read(
-    tmp_path: Path, seed: int, bars_per_shard: int | None, n_assets: int, traded: bool, cut: int
+    tmp_path: Path,
+    seed: int,
+    bars_per_shard: int | None,
+    n_assets: int,
+    arrays: tuple[str, ...],
+    cut: int,
 ) -> None:
-    panel = random_panel(seed, 300, n_assets, traded)
+    panel = random_panel(seed, 300, n_assets, arrays)
     if bars_per_shard is not None and bars_per_shard < 20:
         panel = panel.window(0, 40)
     cut = min(cut, panel.n_bars)
@@ -68,6 +86,7 @@ def test_what_is_written_is_read(
     assert manifest.n_bars == panel.n_bars == sum(file.n_bars for file in manifest.files)
     assert manifest.fingerprint == panel_fingerprint(panel)
     assert manifest.altered_files() == []
+    assert manifest.extras == arrays
 
 
 def test_prices_of_a_shard_are_plain_columns(tmp_path: Path) -> None:
@@ -76,8 +95,9 @@ def test_prices_of_a_shard_are_plain_columns(tmp_path: Path) -> None:
     frame = pd.read_parquet(tmp_path / "s" / "000001.parquet").set_index("time")
     np.testing.assert_array_equal(frame["BRK.B"], panel.prices[100:200, 1])
     assert (frame.index == panel.times[100:200]).all()
-    traded = np.stack(frame["__dollar_volume__"].to_list())
-    np.testing.assert_array_equal(traded, panel.dollar_volume[100:200])
+    for name, values in panel.extras().items():
+        stored = np.stack(frame[f"__{name}__"].to_list())
+        np.testing.assert_array_equal(stored, values[100:200])
     bits = np.frombuffer(b"".join(frame["__member__"]), np.uint8).reshape(100, 1)
     np.testing.assert_array_equal(
         np.unpackbits(bits, axis=1, count=5, bitorder="little"), panel.mask[100:200]
@@ -96,9 +116,8 @@ def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
             name: parts.get(name, getattr(panel, name))
             for name in ("times", "names", "prices", "mask", "interval", "calendar")
         }
-        return panel_fingerprint(
-            Panel(**values, dollar_volume=parts.get("volume", panel.dollar_volume))
-        )
+        extras = {name: parts.get(name, panel.extras()[name]) for name in EXTRAS}
+        return panel_fingerprint(Panel(**values, **extras))
 
     prices, mask = panel.prices.copy(), panel.mask.copy()
     prices[0, 0] = np.nextafter(prices[0, 0], 2)
@@ -110,10 +129,64 @@ def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
         changed(names=("A", "BRK.B", "C", "D", "X")),
         changed(times=panel.times + pd.Timedelta("1s")),
         changed(volume=None),
+        changed(dollar_volume=None),
+        changed(open=panel.high, high=panel.open),
+        changed(low=panel.low * 2),
         changed(calendar="XLON"),
     }
-    assert len(different) == 7
+    assert len(different) == 10
     assert changed() == one.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("arrays", "expected"),
+    [
+        ((), "8750545b8ac479e05cced9c1e281844eea3436a8e2819a56f19637807e8955e2"),
+        (("dollar_volume",), "9345e2bfc52139434e5062f0be4117a2082ed1d4f0b918d6a4245c4feb0cd6b4"),
+    ],
+)
+def test_fingerprints_of_data_without_ranges_are_what_they_always_were(
+    arrays: tuple[str, ...], expected: str
+) -> None:
+    times = pd.DatetimeIndex(["2024-01-02 21:00", "2024-01-03 21:00"], tz="UTC")
+    prices = np.array([[1.0, np.nan], [1.5, 2.0]])
+    extras = dict.fromkeys(arrays, prices * 100)
+    panel = Panel(times, ("A", "B.C"), prices, np.isfinite(prices), "1d", "XNYS", **extras)
+    assert panel_fingerprint(panel) == expected
+
+
+@pytest.mark.parametrize("arrays", [(), ("dollar_volume",)])
+def test_shards_of_version_1_are_read(tmp_path: Path, arrays: tuple[str, ...]) -> None:
+    panel = random_panel(arrays=arrays)
+    write_shards(panel, tmp_path / "s", 100)
+    path = tmp_path / "s" / MANIFEST
+    content = json.loads(path.read_text())
+    assert content.pop("schema_version") == 2
+    assert tuple(content.pop("extras")) == arrays
+    earlier = {"schema_version": 1, "has_dollar_volume": bool(arrays)}
+    path.write_text(json.dumps(content | earlier))
+    same(read_shards(tmp_path / "s"), panel)
+    same(select_shards(tmp_path / "s", DataConfig()).panel(), panel)
+
+
+def test_every_array_counts_for_the_size_of_a_shard() -> None:
+    def nbytes(panel: Panel) -> int:
+        arrays: list[NDArray[np.generic]] = [panel.prices, panel.mask, *panel.extras().values()]
+        return sum(array.nbytes for array in arrays)
+
+    for arrays in ((), ("open",), EXTRAS):
+        panel = random_panel(n_bars=1, arrays=arrays)
+        assert bar_bytes(panel.n_assets, len(arrays)) == nbytes(panel)
+    assert default_bars_per_shard(1_000, 5) == 32 * 2**20 // 49_000
+    assert default_bars_per_shard(10**9, 5) == 1
+
+
+def test_a_name_may_not_be_called_like_a_stored_array(tmp_path: Path) -> None:
+    panel = random_panel(n_assets=1)
+    for name in ("time", "__member__", "__high__"):
+        odd = Panel(panel.times, (name,), panel.prices, panel.mask, "1d")
+        with pytest.raises(DataError, match="collides with a column of shards"):
+            write_shards(odd, tmp_path / "s")
 
 
 def test_nothing_is_overwritten_or_left_half_written(tmp_path: Path) -> None:
@@ -163,9 +236,10 @@ def test_changed_or_broken_shards_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "s" / MANIFEST
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"schema_version": 99}))
-    with pytest.raises(DataError, match=r"has version 99, not 1; import the data again"):
+    with pytest.raises(DataError, match=r"has version 99, not 1 to 2; import the data again"):
         ShardManifest.load(tmp_path / "s")
-    for text in ("{", "[]", '{"schema_version": 1}'):
+    odd = json.dumps(content | {"extras": ["colour"]})
+    for text in ("{", "[]", '{"schema_version": 1}', '{"schema_version": 2}', odd):
         path.write_text(text)
         with pytest.raises(DataError, match="is no manifest"):
             ShardManifest.load(tmp_path / "s")
@@ -203,16 +277,14 @@ def test_selecting_dates_and_universe_equals_doing_so_in_memory(
     rules = UniverseRules.from_config(config)
     mask = panel.mask & Universe(rules, 5).update(panel.prices, panel.dollar_volume)
     selection = select_shards(folder, config)
-    expected = Panel(
-        panel.times, panel.names, panel.prices, mask, "1d", "XNYS", panel.dollar_volume
-    ).window(first, last + 1)
+    expected = replace(panel, mask=mask).window(first, last + 1)
     same(selection.panel(), expected)
     assert (bar_times(selection) == expected.times).all()
     assert selection.n_bars == expected.n_bars
 
 
 def test_selections_that_cannot_be(tmp_path: Path) -> None:
-    write_shards(random_panel(traded=False), tmp_path / "s", 100)
+    write_shards(random_panel(arrays=()), tmp_path / "s", 100)
 
     def select(**fields: object) -> None:
         select_shards(tmp_path / "s", DataConfig(**fields))

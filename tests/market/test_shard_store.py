@@ -12,7 +12,7 @@ import pytest
 from dpa.config import DataConfig
 from dpa.errors import DataError
 from dpa.market.calendars import TradingCalendar
-from dpa.market.panel import Panel
+from dpa.market.panel import EXTRAS, Panel
 from dpa.market.selections import select_shards
 from dpa.market.shards import (
     ShardStoreSource,
@@ -31,16 +31,18 @@ def random_panel(n_bars: int, n_assets: int, seed: int = 0) -> Panel:
     assert len(times) == n_bars
     prices = np.exp(generator.normal(0, 0.01, (n_bars, n_assets)).cumsum(axis=0))
     prices[generator.random(prices.shape) < 0.05] = np.nan
-    volume = generator.uniform(1e5, 1e7, prices.shape)
+    extras = {name: generator.uniform(1e5, 1e7, prices.shape) for name in EXTRAS}
     names = tuple(f"N{k}" for k in range(n_assets))
-    return Panel(times, names, prices, np.isfinite(prices), "1m", "XNYS", volume)
+    return Panel(times, names, prices, np.isfinite(prices), "1m", "XNYS", **extras)
 
 
 def same(left: Panel, right: Panel) -> None:
     pd.testing.assert_index_equal(left.times, right.times, exact=False)
     np.testing.assert_array_equal(left.prices, right.prices)
     np.testing.assert_array_equal(left.mask, right.mask)
-    np.testing.assert_array_equal(left.dollar_volume, right.dollar_volume)
+    assert left.extras().keys() == right.extras().keys()
+    for name, values in left.extras().items():
+        np.testing.assert_array_equal(values, right.extras()[name])
     assert (left.names, left.interval) == (right.names, right.interval)
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from dpa.errors import ConfigError
-from dpa.market.panel import Panel
+from dpa.market.panel import EXTRAS, Panel
 from dpa.simulation.oracle import true_label_weights
 from dpa.simulation.planted import Planted, PlantedMarket, simulate
 from dpa.validation.truncation import CHANGES, LookAheadError, assert_past_only, changed_future
@@ -140,22 +140,27 @@ def test_outputs_that_come_and_go_or_change_type_are_caught(panel):
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_future_keeps_the_past_and_changes_the_rest(panel, change):
     volume = np.where(panel.mask, 1e6 + np.arange(panel.n_bars)[:, None], np.nan)
-    full = Panel(panel.times, panel.names, panel.prices, panel.mask, "1d", "XNYS", volume)
+    extras = {name: volume + place for place, name in enumerate(EXTRAS)}
+    full = Panel(panel.times, panel.names, panel.prices, panel.mask, "1d", "XNYS", **extras)
     other = changed_future(full, 40, change, np.random.default_rng(0))
     np.testing.assert_array_equal(other.prices[:40], full.prices[:40])
     np.testing.assert_array_equal(other.mask[:40], full.mask[:40])
-    np.testing.assert_array_equal(other.dollar_volume[:40], volume[:40])
+    assert other.extras().keys() == extras.keys()
+    for name, values in extras.items():
+        np.testing.assert_array_equal(other.extras()[name][:40], values[:40])
     if change == "cut":
         assert other.n_bars == 40
     elif change == "poisoned":
         assert np.isnan(other.prices[40:]).all()
-        assert np.isnan(other.dollar_volume[40:]).all()
+        assert all(np.isnan(values[40:]).all() for values in other.extras().values())
         assert not other.mask[40:].any()
     else:
         order = np.argsort(other.dollar_volume[40:, panel.mask.all(axis=0)][:, 0])
         assert (order != np.arange(80)).any()
         np.testing.assert_array_equal(other.prices[40:][order], full.prices[40:])
         np.testing.assert_array_equal(other.mask[40:][order], full.mask[40:])
+        for name, values in extras.items():
+            np.testing.assert_array_equal(other.extras()[name][40:][order], values[40:])
         np.testing.assert_array_equal(other.times, full.times)
 
 
