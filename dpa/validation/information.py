@@ -9,7 +9,9 @@ the autocorrelation of the IC at lag k is ``1 - k / h``, its sum over all lags h
 weights with L lags see ``h (1 - h / (3 L))`` of it: with L = h a third of the variance is lost
 and the error is 18 % too small, with L = 3 h 6 %. Hence L = 3 h (:data:`LAGS_PER_OVERLAP`). More
 would lose less, but the estimate rests on about ``1.5 n / L`` degrees of freedom, so that the
-noise of the error itself grows. Independent labels get the data-determined floor of Newey & West,
+noise of the error itself grows. Two errors cover noise in about 95 % of samples where the bars
+hold 80 labels or more, and in about 88 % where they hold 20, such as a month of day-long labels
+of a forecast that hardly moves. Independent labels get the data-determined floor of Newey & West,
 :func:`~dpa.validation.statistics.newey_west_lags`.
 """
 
@@ -254,9 +256,13 @@ def pooled_ic(forecast: ArrayLike, outcome: ArrayLike, overlap: int) -> ICEstima
 
 def _mean_above(by: Doubles, values: Doubles) -> Doubles:
     """Sum of `values` at the rows where `by` is at least a row's own, over the number of rows."""
-    order = np.argsort(by, kind="stable")
+    order = np.argsort(by)
+    sorted_ = by[order]
     above = np.cumsum(values[order][::-1])[::-1] / len(values)
-    return np.asarray(above[np.searchsorted(by[order], by)])
+    starts = np.concatenate([[True], sorted_[1:] > sorted_[:-1]])  # ties share the first one's
+    out = np.empty(len(by))
+    out[order] = above[starts][np.cumsum(starts) - 1]
+    return out
 
 
 def ic_by_month(ic_by_bar: ArrayLike, times: pd.DatetimeIndex, overlap: int) -> pd.DataFrame:
