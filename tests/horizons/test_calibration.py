@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 from sklearn.isotonic import IsotonicRegression
@@ -68,6 +68,7 @@ def test_calibration_improves_what_is_too_sure(method):
 
 
 @pytest.mark.parametrize("method", FITTED)
+@settings(deadline=None)
 @given(seed=st.integers(0, 200), slope=st.floats(-2, 2), n_rows=st.integers(1, 60))
 def test_the_map_never_falls_and_stays_inside(method, seed, slope, n_rows):
     raw, label, _ = overconfident(seed, n_rows, slope)

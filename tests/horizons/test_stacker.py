@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 from scipy.optimize import lsq_linear
@@ -143,6 +143,7 @@ def test_equal_columns_without_a_penalty_are_solved():
     assert np.isfinite(stacker.weights).all()
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 100))
 def test_permuting_families_permutes_weights(seed):
     forecasts, targets = rows(seed, families=3)
@@ -277,6 +278,7 @@ def test_nothing_predicts_is_zero_without_confidence_and_missing_stays_missing()
     assert (stacker.predict(noise).forecast == 0).all()
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 100), missing=st.floats(0, 0.9))
 def test_confidence_is_a_fraction_and_each_symbol_stands_alone(seed, missing):
     forecasts, targets = rows(seed)

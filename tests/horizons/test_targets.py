@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpa.errors import ConfigError, DataError
@@ -118,6 +118,7 @@ def test_missing_closes_touch_nothing():
     assert np.isnan(found[6:]).all()  # the path does not fit into the history
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 1000), lag=st.integers(1, 3), bars=st.integers(1, 8))
 def test_inverse_prices_swap_peak_and_valley(seed, lag, bars):
     prices, sigma = market(seed, n_bars=30, n_assets=2)

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
@@ -45,6 +45,7 @@ def test_ic_is_that_of_scipy_with_gaps_and_ties():
     assert np.isnan(found).sum() > 2  # some bars have too few names
 
 
+@settings(deadline=None)
 @given(
     arrays.arrays(
         np.float64, (2, 3, 7), elements=st.sampled_from([np.nan, -1.0, 0.0, 0.5, 1.0, 2.0])
@@ -145,6 +146,18 @@ def overlapping_labels(rng, n_bars, n_names, overlap):
     noise = rng.normal(size=(n_bars + overlap - 1, n_names)).cumsum(axis=0)
     noise = np.concatenate([np.zeros((1, n_names)), noise])
     return noise[overlap:] - noise[:-overlap]
+
+
+def test_what_the_estimated_mean_took_away_is_given_back():
+    values = np.random.default_rng(14).normal(size=60)
+    values[20:25] = np.nan
+    known = np.flatnonzero(np.isfinite(values))
+    lags = overlap_lags(3, len(known))
+    weights = np.maximum(1 - np.abs(known[:, None] - known) / (lags + 1), 0)
+    taken = weights.sum() / len(known) ** 2  # variance of the mean of equal shocks of size 1
+    expected = newey_west_se(values, lags) / np.sqrt(1 - taken)
+    assert taken > 0.1
+    assert mean_ic(values, 3).se == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(("overlap", "n_bars"), [(1, 400), (12, 2000), (78, 6000)])

@@ -191,6 +191,7 @@ def test_holdout_by_hand():
     assert holdout(0, 10, 0.01, PurgeSpec(1, 0)) == (8, 9)  # at least one bar
 
 
+@settings(deadline=None)
 @given(
     start=whole(0, 1000),
     length=whole(10, 2000),
