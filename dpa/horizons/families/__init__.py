@@ -1,5 +1,6 @@
 """Model families: each in one file, all behind one Protocol, found by name."""
 
+from dpa.horizons.families._storage import fingerprint, pack, read_model, write_model
 from dpa.horizons.families.cluster import ClusterFamily
 from dpa.horizons.families.encoder import EncoderFamily
 from dpa.horizons.families.gbdt import GbdtFamily
@@ -23,5 +24,9 @@ __all__ = [
     "RidgeFamily",
     "family_class",
     "family_names",
+    "fingerprint",
+    "pack",
+    "read_model",
     "register_family",
+    "write_model",
 ]

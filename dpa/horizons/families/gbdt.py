@@ -163,7 +163,7 @@ class GbdtFamily:
         """Read every target; RunError when one is missing, damaged or of other columns."""
         family = cls(schema, settings)
         size = (len(schema.features),)
-        for name in family._all_targets():
+        for name in reversed(family._all_targets()):  # the barriers' file names all horizons
             stored = read_model(folder, name, cls.name, schema)
             arrays = stored.arrays(f"{name}.safetensors", {"centre": size, "scale": size})
             heads = {head: _Head(stored.text(f"{head}.txt")) for head in stored.facts["heads"]}
@@ -188,8 +188,8 @@ class GbdtFamily:
         if not self._targets:
             raise not_fitted(self.name)
         gain = np.zeros(len(self._schema.features))
-        for target in self._targets.values():
-            for head, model in target.heads.items():
+        for name in sorted(self._targets):
+            for head, model in self._targets[name].heads.items():
                 gain[self._columns(head)] += shares(model.gain)
         return dict(zip(self._schema.features, shares(gain).tolist(), strict=True))
 
