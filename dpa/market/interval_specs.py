@@ -12,7 +12,7 @@ from typing import Literal
 
 from dpa.errors import ConfigError, DataError
 from dpa.market.calendars import Date, TradingCalendar
-from dpa.market.intervals import DAY, MINUTE, Interval, parse_interval
+from dpa.market.intervals import Interval, parse_interval
 
 Rounding = Literal["ceil", "floor", "exact"]
 INTRADAY_HORIZONS = ("5m", "10m", "15m", "30m", "60m", "1d")
@@ -233,5 +233,5 @@ def check_divides(fine: Interval, coarse: Interval) -> None:
     if coarse < fine or (not coarse.is_daily and coarse.seconds % fine.seconds):
         raise DataError(
             f"bars of {fine} do not make bars of {coarse}",
-            f"choose a multiple of {fine}, at most a session ({DAY // MINUTE} minutes)",
+            f"choose a multiple of {fine} that divides a day, or 1d",
         )

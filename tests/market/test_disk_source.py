@@ -1,6 +1,7 @@
 """Windows from files without Ray: the same bars, and no more files than needed."""
 
 import pickle
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from dpa.market.calendars import TradingCalendar
 from dpa.market.disk_source import DiskSource
 from dpa.market.panel import EXTRAS, Panel
 from dpa.market.selections import select_shards
-from dpa.market.shard_files import write_shards
+from dpa.market.session_grid import GridSource
+from dpa.market.shard_files import bar_bytes, write_shards
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,26 @@ def test_rules_that_look_back_read_the_past_once(
     assert len(read) == 92
     source.window(450, 451)  # from the nearest state that is kept
     assert len(read) <= 92 + 4
+
+
+def test_memory_is_bounded_by_the_window_and_one_file(tmp_path: Path) -> None:
+    times = TradingCalendar("XNYS").bar_closes("5m", "2019-01-01", "2019-12-31")[:12_000]
+    prices = np.repeat(np.arange(1.0, 12_001)[:, None], 40, axis=1)
+    names = tuple(f"N{k}" for k in range(40))
+    held = np.ones(prices.shape, bool)
+    extras = dict.fromkeys(EXTRAS, prices)
+    write_shards(Panel(times, names, prices, held, "5m", **extras), tmp_path / "s", 500)
+    source = GridSource(select_shards(tmp_path / "s", DataConfig()))
+    bar = bar_bytes(40, len(EXTRAS))
+    tracemalloc.start()
+    try:
+        for start in range(0, 11_700, 900):
+            window = source.window(start, start + 300)
+            assert window.prices[0, 0] == start + 1
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2.5 * (300 + 500) * bar < 12_000 * bar / 5  # the last two windows; one file
 
 
 def test_bars_outside(shards: Path) -> None:

@@ -15,7 +15,8 @@ from dpa.errors import DataError
 from dpa.market.calendars import TradingCalendar
 from dpa.market.disk_source import DiskSource
 from dpa.market.panel import EXTRAS, BarSource, Panel
-from dpa.market.readers import load_wide_data
+from dpa.market.readers import load_wide_data, load_with_report
+from dpa.market.resampling import resample
 from dpa.market.selections import select_shards
 from dpa.market.session_grid import GridSource, on_session_grid, session_numbers
 from dpa.market.shard_files import write_shards
@@ -268,6 +269,50 @@ def test_the_calendar_is_consulted_once_for_plain_files_too(tmp_path: Path) -> N
     config = DataConfig(path=str(tmp_path), start="2024-01-04", end="2024-06-20", names=("C", "A"))
     source = GridSource(select_shards(tmp_path, config))
     same(source.window(0, source.n_bars), on_session_grid(load_wide_data(config)))
+
+
+def test_a_file_as_vendors_write_it(tmp_path: Path) -> None:
+    """Starts of bars, early and late hours, a late listing, a clock change and a half day."""
+    days = ["2025-10-31", "2025-11-03", "2025-11-28", "2025-12-01"]
+    starts = pd.DatetimeIndex(
+        [
+            stamp
+            for day in days
+            for stamp in pd.date_range(f"{day} 04:00", f"{day} 19:55", freq="5min")
+        ]
+    )
+    generator = np.random.default_rng(2)
+    frames = []
+    for symbol, first in (("BRK.B", "2025-10-31"), ("NEW", "2025-11-03 12:00")):
+        times = starts[starts >= pd.Timestamp(first)]
+        low = generator.integers(50, 100, len(times)).astype(float)
+        frame = pd.DataFrame({"symbol": symbol, "time": times, "open": low + 1, "high": low + 3})
+        frames.append(frame.assign(low=low, close=low + 2, volume=10.0))
+    rows = pd.concat(frames).sample(frac=0.7, random_state=1)
+    rows.to_csv(tmp_path / "a.csv", index=False)
+    minute = rows["time"].dt.hour * 60 + rows["time"].dt.minute
+    end = np.where(rows["time"].dt.strftime("%m-%d") == "11-28", 780, 960)
+    inside = rows[(minute >= 570) & (minute < end)].sort_values("time")
+
+    config = DataConfig(path=str(tmp_path / "a.csv"), stamps="start", interval="5m")
+    panel, report = load_with_report(config)
+    assert report.off_session_prices == len(rows) - len(inside)
+    grid = on_session_grid(panel)
+    local = grid.times.tz_convert("America/New_York") - pd.Timedelta("5min")
+    table = inside.assign(time=inside["time"].dt.tz_localize("America/New_York"))
+    for name, values in {"close": grid.prices, **grid.extras()}.items():
+        if name != "dollar_volume":
+            wide = table.pivot(index="time", columns="symbol", values=name).reindex(local)
+            np.testing.assert_array_equal(values, wide.to_numpy())
+    assert np.isnan(grid.prices[: 78 + 30, grid.names.index("NEW")]).all()
+
+    daily = resample(grid, "1d")
+    traded = np.isfinite(daily.prices).any(axis=1)
+    groups = inside.groupby([inside["time"].dt.strftime("%Y-%m-%d"), "symbol"])
+    for name, how in (("close", "last"), ("open", "first"), ("high", "max"), ("volume", "sum")):
+        wide = groups[name].agg(how).unstack().loc[days]
+        values = daily.prices if name == "close" else daily.extras()[name]
+        np.testing.assert_array_equal(values[traded], wide)
 
 
 def test_real_bars_have_every_bar_of_their_sessions(market_data: Path) -> None:

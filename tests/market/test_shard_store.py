@@ -12,8 +12,9 @@ import pytest
 from dpa.config import DataConfig
 from dpa.errors import DataError
 from dpa.market.calendars import TradingCalendar
-from dpa.market.panel import EXTRAS, Panel
+from dpa.market.panel import EXTRAS, Panel, concat
 from dpa.market.selections import select_shards
+from dpa.market.session_grid import GridSource, on_session_grid
 from dpa.market.shards import (
     ShardStoreSource,
     open_shard_store,
@@ -77,6 +78,26 @@ def test_names_dates_and_universe_are_applied_on_the_way(tmp_path: Path) -> None
     expected = select_shards(tmp_path / "shards", config).panel()
     assert 0 < expected.mask.sum() < expected.mask.size
     same(source.window(0, source.n_bars), expected)
+
+
+def test_a_grid_over_a_store_travels_to_trials(tmp_path: Path) -> None:
+    import ray
+
+    panel = random_panel(3_000, 3)
+    kept = [panel.window(0, 700), panel.window(750, 1_999), panel.window(2_000, 3_000)]
+    write_shards(iter(kept), tmp_path / "shards", bars_per_shard=400)
+    config = DataConfig(path=str(tmp_path / "shards"))
+
+    @ray.remote(num_cpus=0)
+    def middle(source: GridSource) -> tuple[int, Panel]:
+        return source.n_bars, source.window(690, 2_010)
+
+    expected = on_session_grid(concat(kept))
+    assert expected.n_bars == 3_000
+    for source in (open_shard_store(config, segment_bars=450), select_shards(config.path, config)):
+        n_bars, window = ray.get(middle.remote(GridSource(source)))
+        assert n_bars == 3_000
+        same(window, expected.window(690, 2_010))
 
 
 def test_plain_files_of_others_stream(tmp_path: Path) -> None:
