@@ -65,14 +65,24 @@ class DiskSource:
         if not 0 <= start <= stop <= self.n_bars:
             raise DataError(f"shards: bars [{start}, {stop}) are outside [0, {self.n_bars})")
         whole = empty_block(stop - start, len(self.names), self.selection.manifest.extras)
-        first = -self.selection.start  # bar of the selection with which a file begins
+        parts = self._parts(start, stop)
+        held = -1 if self._held is None else self._held[0]
+        for place in sorted(parts, key=lambda place: (place != held, place)):
+            first, low, high = parts[place]
+            part = self._file(place).window(low - first, high - first)
+            copy_block(part, whole.window(low - start, high - start))
+        return whole.panel(self.names, self.interval, self.calendar)
+
+    def _parts(self, start: int, stop: int) -> dict[int, tuple[int, int, int]]:
+        """First bar of each file that is needed, and its bars within, in bars of the selection."""
+        parts = {}
+        first = -self.selection.start
         for place, file in enumerate(self.selection.manifest.files):
             low, high = max(start, first), min(stop, first + file.n_bars)
             if low < high:
-                part = self._file(place).window(low - first, high - first)
-                copy_block(part, whole.window(low - start, high - start))
+                parts[place] = (first, low, high)
             first += file.n_bars
-        return whole.panel(self.names, self.interval, self.calendar)
+        return parts
 
     def _universe(self) -> Universe:
         return Universe(self.selection.rules, len(self.selection.names))

@@ -100,6 +100,8 @@ def test_only_the_files_of_a_window_are_read(shards: Path, monkeypatch: pytest.M
     assert len(read) == 2
     source.window(5, 5)
     assert len(read) == 2
+    source.window(445, 462)  # the one that is held comes first
+    assert read[2:] == ["000049.parquet", "000050.parquet"]
 
 
 def test_rules_that_look_back_read_the_past_once(
