@@ -238,11 +238,16 @@ class HorizonsConfig(Section):
     primary_horizon: str | None = Field(
         None, description="the horizon that matters most; none: the shortest"
     )
-    features: tuple[str, ...] | None = Field(
+    feature_list: tuple[str, ...] | None = Field(
         None, description="features used, see 'dpa features list'; none: all the data allow"
     )
     families: tuple[str, ...] = Field(
         ("cluster", "ridge", "gbdt", "encoder"), description="model families"
+    )
+    cluster: str = Field(
+        "train",
+        description="cluster model behind its features and family: train (one, on the first "
+        "training window), absent, or a model's folder or a run of the grid",
     )
     plugins: tuple[str, ...] = Field(
         (), description="Python files or modules with features and families of your own"
@@ -259,6 +264,10 @@ class HorizonsConfig(Section):
     )
     min_features: float = Field(
         0.7, gt=0, le=1, description="fraction of features a row needs to be forecast"
+    )
+    target: Literal["excess", "return"] = Field(
+        "excess",
+        description="what is forecast: the return in excess of the members' mean, or the return",
     )
     target_clip: float = Field(
         5.0, gt=0, le=100, description="scaled returns are cut to +- this for learning"

@@ -28,7 +28,7 @@ from dpa.config import Frozen, Settings
 from dpa.errors import RunError
 from dpa.options import typed
 
-LIBRARIES = ("numpy", "pandas", "pyarrow", "ray", "safetensors", "scikit-learn", "scipy", "torch")
+LIBRARIES = ("lightgbm", "numpy", "pandas", "pyarrow", "ray", "safetensors", "scikit-learn", "scipy", "torch")
 LONGEST_TRIAL_ID = 150  # characters; a file name holds 255 bytes on common file systems
 PROMOTED = "promoted.json"
 Status = Literal["running", "interrupted", "complete"]
@@ -136,6 +136,7 @@ class Manifest(Frozen):
     """Everything that names a run."""
 
     schema_version: Literal[1] = 1
+    kind: Literal["grid", "horizons"] = "grid"
     run_id: str
     created_at: datetime
     status: Status
@@ -181,11 +182,13 @@ def new_manifest(
     n_trials: int,
     baselines: tuple[str, ...],
     clock: Clock,
+    kind: Literal["grid", "horizons"] = "grid",
 ) -> Manifest:
     """Manifest of a run that starts now; its id is ``<UTC time>-<fingerprint>``, time-ordered."""
     created = clock.now()
     fingerprint = run_fingerprint(settings, axes, data.fingerprint)
     return Manifest(
+        kind=kind,
         run_id=f"{created:%Y%m%d-%H%M%S}-{fingerprint[:8]}",
         created_at=created,
         status="running",
@@ -199,6 +202,31 @@ def new_manifest(
         n_trials=n_trials,
         baselines=baselines,
     )
+
+
+def check_unchanged(manifest: Manifest) -> None:
+    """Prove that the program is the one a run began with.
+
+    Raises
+    ------
+    RunError
+        Naming what changed: dpa's own sources, or a library.
+    """
+    if manifest.code_hash != code_hash():
+        raise RunError(
+            f"{manifest.run_id}: dpa was changed since the run began "
+            f"({manifest.code_version}, sources {manifest.code_hash[:12]})",
+            "start a new run, or give --accept-changed-code to mix the two",
+        )
+    installed = library_versions()
+    for name, was in manifest.libraries.items():
+        if installed.get(name) != was:
+            raise RunError(
+                f"{manifest.run_id}: began with {name} {was}, "
+                f"now it is {installed.get(name, 'missing')}",
+                "install the versions of its manifest, or give --accept-changed-code to mix the "
+                "two",
+            )
 
 
 @dataclass(frozen=True)
@@ -236,6 +264,26 @@ class RunDirectory:
     def tune(self) -> Path:
         """Ray Tune's own storage, TensorBoard files included."""
         return self.path / "tune"
+
+    @property
+    def tasks(self) -> Path:
+        """Fits of a run of horizons, one folder each."""
+        return self.path / "tasks"
+
+    @property
+    def tables(self) -> Path:
+        """Tables of a run of horizons, CSV."""
+        return self.path / "tables"
+
+    @property
+    def bundle(self) -> Path:
+        """The bundle a run of horizons ends in."""
+        return self.path / "bundle"
+
+    @property
+    def cluster(self) -> Path:
+        """The cluster model that a run of horizons uses."""
+        return self.path / "cluster"
 
     def trial(self, name: str) -> Path:
         """Directory of the trial called `name`."""

@@ -127,12 +127,14 @@ def make_labels(
     """Scaled forward returns and barrier labels of some bars; the only step that looks ahead."""
     lengths = [*(h.bars for h in recipe.horizons), recipe.barrier_bars]
     ahead = min(source.n_bars, span.stop + recipe.lag - 1 + max(lengths))
-    prices = source.window(span.start, ahead).prices
+    panel = source.window(span.start, ahead)
+    prices = panel.prices
     known = np.full(prices.shape, np.nan)
     known[: len(sigma)] = sigma
     n_bars = span.stop - span.start
     settings = recipe.settings.horizons
-    targets = scaled_targets(prices, known, recipe.horizons, recipe.lag)
+    member = panel.mask if settings.target == "excess" else None
+    targets = scaled_targets(prices, known, recipe.horizons, recipe.lag, member)
     barriers = barrier_labels(
         prices,
         known,

@@ -1,6 +1,7 @@
 """Tables of how good forecasts were: information coefficients, decay, agreement, barriers.
 
-Everything is dense arrays of test windows, in time order; the stacker is judged like a family.
+Test windows are scored one after another and dropped: what is kept is a number per bar, so memory
+does not grow with the names of a long history. The stacker is judged like a family.
 Errors respect overlap: the label of h bars at lag L spans ``L - 1 + h`` bars, see
 :func:`dpa.validation.information.mean_ic`.
 """
@@ -15,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dpa.errors import DataError
-from dpa.horizons.calibration import brier_score, brier_skill
+from dpa.horizons.calibration import brier_score, brier_skill, reliability
 from dpa.horizons.types import BARRIERS, Doubles
 from dpa.market.calendars import nanoseconds, utc_index
 from dpa.market.interval_specs import Horizon
@@ -73,250 +74,240 @@ class ForecastWindow:
                 raise DataError(f"test window: {name} is {values.shape}, not {wanted}")
 
 
-def _families(windows: Sequence[ForecastWindow]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for window in windows for name in window.forecasts))
-
-
-def _along_history(windows: Sequence[ForecastWindow], parts: Sequence[Doubles | None]) -> Doubles:
-    """Values by bar, each window's at its place in history, NaN between and where none."""
-    start = min(window.first_bar for window in windows)
-    stop = max(window.first_bar + len(window.times) for window in windows)
-    out = np.full(stop - start, np.nan)
-    for window, values in zip(windows, parts, strict=True):
-        if values is not None:
-            place = window.first_bar - start
-            out[place : place + len(values)] = values
-    return out
-
-
-def _times_along_history(windows: Sequence[ForecastWindow]) -> pd.DatetimeIndex:
-    start = min(window.first_bar for window in windows)
-    stop = max(window.first_bar + len(window.times) for window in windows)
-    out = np.full(stop - start, pd.NaT.value, dtype=np.int64)
-    for window in windows:
-        place = window.first_bar - start
-        out[place : place + len(window.times)] = nanoseconds(window.times)
-    return utc_index(out)
-
-
-def ic_series(
-    windows: Sequence[ForecastWindow], family: str, horizon: int, outcome: int | None = None
-) -> Doubles:
-    """Cross-sectional Spearman IC at every bar of a stretch of history.
+class Scores:
+    """What is kept of test windows: rank correlations by bar, and barrier probabilities.
 
     Parameters
     ----------
-    windows : sequence of ForecastWindow
-        In time order.
-    family : str
-    horizon : int
-        Position of the horizon forecast.
-    outcome : int, optional
-        Position of the horizon it is judged by; none: the same.
-
-    Returns
-    -------
-    float64 ndarray of shape (n_bars,)
-        From the first window's first bar to the last window's last; NaN between windows, and
-        where fewer than 5 names have both.
-    """
-    judged = horizon if outcome is None else outcome
-    parts = [
-        cross_sectional_ic(
-            window.forecasts[family][:, :, horizon], window.outcomes[:, :, judged], LEAST_NAMES
-        )
-        if family in window.forecasts
-        else None
-        for window in windows
-    ]
-    return _along_history(windows, parts)
-
-
-def _overlap(horizon: Horizon, lag: int) -> int:
-    return lag - 1 + horizon.bars
-
-
-def _mean_names(windows: Sequence[ForecastWindow], family: str, horizon: int) -> float:
-    """Mean number of names with forecast and outcome, over the bars with enough of them."""
-    counts = [
-        (
-            np.isfinite(window.forecasts[family][:, :, horizon])
-            & np.isfinite(window.outcomes[:, :, horizon])
-        ).sum(axis=1)
-        for window in windows
-        if family in window.forecasts
-    ]
-    count = np.concatenate([np.zeros(0, dtype=np.int64), *counts])
-    enough = count[count >= LEAST_NAMES]
-    return float(enough.mean()) if len(enough) else float("nan")
-
-
-def ic_table(
-    windows: Sequence[ForecastWindow], horizons: Sequence[Horizon], lag: int
-) -> pd.DataFrame:
-    """Information coefficient of every family at every horizon.
-
-    Parameters
-    ----------
-    windows : sequence of ForecastWindow
-        In time order.
     horizons : sequence of Horizon
     lag : int
         Execution lag.
-
-    Returns
-    -------
-    DataFrame
-        Columns family, horizon, ic, se, t, n_bars, mean_names.
     """
-    rows = []
-    for family in _families(windows):
-        for place, horizon in enumerate(horizons):
-            found = mean_ic(ic_series(windows, family, place), _overlap(horizon, lag))
-            rows.append(
-                (
-                    family,
-                    horizon.label,
-                    found.ic,
-                    found.se,
-                    found.t,
-                    found.n_bars,
-                    _mean_names(windows, family, place),
+
+    def __init__(self, horizons: Sequence[Horizon], lag: int) -> None:
+        self.horizons, self.lag = tuple(horizons), lag
+        self._spans: list[tuple[int, pd.DatetimeIndex]] = []
+        self._ic: dict[tuple[str, int, int], list[Doubles | None]] = {}
+        self._names: dict[tuple[str, int], list[NDArray[np.int64]]] = {}
+        self._alike: dict[tuple[int, str, str], list[Doubles]] = {}
+        self._barriers: dict[tuple[str, int], list[tuple[NDArray[Any], NDArray[Any]]]] = {}
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Names of the families seen, in the order they came."""
+        return tuple(dict.fromkeys(family for family, _ in self._names))
+
+    def add(self, window: ForecastWindow) -> None:
+        """Score a window; windows come in time order."""
+        before = len(self._spans)
+        self._spans.append((window.first_bar, window.times))
+        places = range(len(self.horizons))
+        for family, forecast in window.forecasts.items():
+            for place in places:
+                known = np.isfinite(forecast[:, :, place]) & np.isfinite(
+                    window.outcomes[:, :, place]
                 )
-            )
-    columns = ["family", "horizon", "ic", "se", "t", "n_bars", "mean_names"]
-    return pd.DataFrame(rows, columns=columns)
+                self._names.setdefault((family, place), []).append(known.sum(axis=1))
+                for judged in places:
+                    series = self._ic.setdefault((family, place, judged), [None] * before)
+                    series.append(
+                        cross_sectional_ic(
+                            forecast[:, :, place], window.outcomes[:, :, judged], LEAST_NAMES
+                        )
+                    )
+        for series in self._ic.values():
+            series += [None] * (len(self._spans) - len(series))
+        for place in places:
+            for family, other in combinations(window.forecasts, 2):
+                one, two = (window.forecasts[name][:, :, place] for name in (family, other))
+                self._alike.setdefault((place, family, other), []).append(
+                    cross_sectional_ic(one, two, LEAST_NAMES)
+                )
+        self._add_barriers(window)
 
+    def _add_barriers(self, window: ForecastWindow) -> None:
+        if window.labels is None:
+            return
+        for family, probability in window.probabilities.items():
+            for place in range(len(BARRIERS)):
+                given, seen = probability[:, :, place], window.labels[:, :, place]
+                known = np.isfinite(given) & np.isfinite(seen)
+                rows = given[known].astype(np.float32), seen[known].astype(np.int8)
+                self._barriers.setdefault((family, place), []).append(rows)
 
-def decay_table(
-    windows: Sequence[ForecastWindow], horizons: Sequence[Horizon], lag: int
-) -> pd.DataFrame:
-    """Forecasts of every horizon judged by the returns of every horizon.
+    def ic_series(self, family: str, horizon: int, outcome: int | None = None) -> Doubles:
+        """Cross-sectional Spearman IC at every bar of a stretch of history.
 
-    Parameters are those of :func:`ic_table`.
+        Parameters
+        ----------
+        family : str
+        horizon : int
+            Position of the horizon forecast.
+        outcome : int, optional
+            Position of the horizon it is judged by; none: the same.
 
-    Returns
-    -------
-    DataFrame
-        Columns family, horizon (forecast), outcome (horizon realised), ic, se, t, n_bars.
-    """
-    rows = []
-    for family in _families(windows):
-        for place, horizon in enumerate(horizons):
-            for judged, outcome in enumerate(horizons):
-                series = ic_series(windows, family, place, judged)
-                found = mean_ic(series, _overlap(outcome, lag))
+        Returns
+        -------
+        float64 ndarray of shape (n_bars,)
+            From the first window's first bar to the last window's last; NaN between windows, and
+            where fewer than 5 names have both.
+        """
+        parts = self._ic[family, horizon, horizon if outcome is None else outcome]
+        return self._along(parts)
+
+    def _along(self, parts: Sequence[Doubles | None]) -> Doubles:
+        """Values by bar, each window's at its place in history, NaN between and where none."""
+        start = min(first for first, _ in self._spans)
+        stop = max(first + len(times) for first, times in self._spans)
+        out = np.full(stop - start, np.nan)
+        for (first, _), values in zip(self._spans, parts, strict=True):
+            if values is not None:
+                out[first - start : first - start + len(values)] = values
+        return out
+
+    def _times(self) -> pd.DatetimeIndex:
+        start = min(first for first, _ in self._spans)
+        stop = max(first + len(times) for first, times in self._spans)
+        out = np.full(stop - start, pd.NaT.value, dtype=np.int64)
+        for first, times in self._spans:
+            out[first - start : first - start + len(times)] = nanoseconds(times)
+        return utc_index(out)
+
+    def _overlap(self, horizon: Horizon) -> int:
+        return self.lag - 1 + horizon.bars
+
+    def _mean_names(self, family: str, horizon: int) -> float:
+        """Mean number of names with forecast and outcome, over the bars with enough of them."""
+        count = np.concatenate(self._names[family, horizon])
+        enough = count[count >= LEAST_NAMES]
+        return float(enough.mean()) if len(enough) else float("nan")
+
+    def ic_table(self) -> pd.DataFrame:
+        """Information coefficient of every family at every horizon.
+
+        Returns
+        -------
+        DataFrame
+            Columns family, horizon, ic, se, t, n_bars, mean_names.
+        """
+        rows = []
+        for family in self.families:
+            for place, horizon in enumerate(self.horizons):
+                found = mean_ic(self.ic_series(family, place), self._overlap(horizon))
                 numbers = (found.ic, found.se, found.t, found.n_bars)
-                rows.append((family, horizon.label, outcome.label, *numbers))
-    columns = ["family", "horizon", "outcome", "ic", "se", "t", "n_bars"]
-    return pd.DataFrame(rows, columns=columns)
+                rows.append((family, horizon.label, *numbers, self._mean_names(family, place)))
+        columns = ["family", "horizon", "ic", "se", "t", "n_bars", "mean_names"]
+        return pd.DataFrame(rows, columns=columns)
 
+    def decay_table(self) -> pd.DataFrame:
+        """Forecasts of every horizon judged by the returns of every horizon.
 
-def month_table(
-    windows: Sequence[ForecastWindow], horizons: Sequence[Horizon], lag: int
-) -> pd.DataFrame:
-    """Information coefficient by calendar month (UTC).
+        Returns
+        -------
+        DataFrame
+            Columns family, horizon (forecast), outcome (horizon realised), ic, se, t, n_bars.
+        """
+        rows = []
+        for family in self.families:
+            for place, horizon in enumerate(self.horizons):
+                for judged, outcome in enumerate(self.horizons):
+                    series = self.ic_series(family, place, judged)
+                    found = mean_ic(series, self._overlap(outcome))
+                    numbers = (found.ic, found.se, found.t, found.n_bars)
+                    rows.append((family, horizon.label, outcome.label, *numbers))
+        columns = ["family", "horizon", "outcome", "ic", "se", "t", "n_bars"]
+        return pd.DataFrame(rows, columns=columns)
 
-    Parameters are those of :func:`ic_table`.
+    def month_table(self) -> pd.DataFrame:
+        """Information coefficient by calendar month (UTC).
 
-    Returns
-    -------
-    DataFrame
-        Columns family, horizon, month, ic, se, t, n_bars, n_effective.
-    """
-    times = _times_along_history(windows)
-    tables = []
-    for family in _families(windows):
-        for place, horizon in enumerate(horizons):
-            series = ic_series(windows, family, place)
-            table = ic_by_month(series, times, _overlap(horizon, lag))
-            table.insert(0, "horizon", horizon.label)
-            table.insert(0, "family", family)
-            tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+        Returns
+        -------
+        DataFrame
+            Columns family, horizon, month, ic, se, t, n_bars, n_effective.
+        """
+        times = self._times()
+        tables = []
+        for family in self.families:
+            for place, horizon in enumerate(self.horizons):
+                series = self.ic_series(family, place)
+                table = ic_by_month(series, times, self._overlap(horizon))
+                table.insert(0, "horizon", horizon.label)
+                table.insert(0, "family", family)
+                tables.append(table)
+        return pd.concat(tables, ignore_index=True)
 
+    def family_correlations(self) -> pd.DataFrame:
+        """How alike families rank names: mean rank correlation of their forecasts across names.
 
-def family_correlations(
-    windows: Sequence[ForecastWindow], horizons: Sequence[Horizon]
-) -> pd.DataFrame:
-    """How alike families rank names: mean rank correlation of their forecasts across names.
-
-    Parameters
-    ----------
-    windows : sequence of ForecastWindow
-    horizons : sequence of Horizon
-
-    Returns
-    -------
-    DataFrame
-        Columns horizon, family, other, correlation, n_bars; each pair once.
-    """
-    rows = []
-    for place, horizon in enumerate(horizons):
-        for family, other in combinations(_families(windows), 2):
-            parts = [
-                cross_sectional_ic(
-                    window.forecasts[family][:, :, place],
-                    window.forecasts[other][:, :, place],
-                    LEAST_NAMES,
-                )
-                for window in windows
-                if family in window.forecasts and other in window.forecasts
-            ]
-            by_bar = np.concatenate([np.zeros(0), *parts])
+        Returns
+        -------
+        DataFrame
+            Columns horizon, family, other, correlation, n_bars; each pair once.
+        """
+        rows = []
+        for (place, family, other), parts in sorted(
+            self._alike.items(), key=lambda item: item[0][0]
+        ):
+            by_bar = np.concatenate(parts)
             known = by_bar[np.isfinite(by_bar)]
             mean = float(known.mean()) if len(known) else float("nan")
-            rows.append((horizon.label, family, other, mean, len(known)))
-    return pd.DataFrame(rows, columns=["horizon", "family", "other", "correlation", "n_bars"])
+            rows.append((self.horizons[place].label, family, other, mean, len(known)))
+        return pd.DataFrame(rows, columns=["horizon", "family", "other", "correlation", "n_bars"])
 
+    def barrier_rows(self, family: str, barrier: int) -> tuple[Doubles, Doubles]:
+        """Probabilities and labels of one barrier, all windows and names in one row each.
 
-def barrier_rows(
-    windows: Sequence[ForecastWindow], family: str, barrier: int
-) -> tuple[Doubles, Doubles]:
-    """Probabilities and labels of one barrier, all windows and names in one row each.
+        Parameters
+        ----------
+        family : str
+        barrier : int
+            0 for peak, 1 for valley.
 
-    Parameters
-    ----------
-    windows : sequence of ForecastWindow
-    family : str
-    barrier : int
-        0 for peak, 1 for valley.
+        Returns
+        -------
+        probability, label : float64 ndarray of shape (n_rows,)
+            Rows where both are known.
+        """
+        parts = self._barriers.get((family, barrier), [])
+        given = np.concatenate([np.zeros(0), *(part[0] for part in parts)])
+        seen = np.concatenate([np.zeros(0), *(part[1] for part in parts)])
+        return given, seen
 
-    Returns
-    -------
-    probability, label : float64 ndarray of shape (n_rows,)
-        Rows where both are known.
-    """
-    probability, label = [np.zeros(0)], [np.zeros(0)]
-    for window in windows:
-        if family in window.probabilities and window.labels is not None:
-            probability.append(window.probabilities[family][:, :, barrier].ravel())
-            label.append(window.labels[:, :, barrier].ravel())
-    given = np.concatenate(probability).astype(np.float64)
-    seen = np.concatenate(label).astype(np.float64)
-    known = np.isfinite(given) & np.isfinite(seen)
-    return given[known], seen[known]
+    def barrier_table(self) -> pd.DataFrame:
+        """Brier score of the barrier heads.
 
-
-def barrier_table(windows: Sequence[ForecastWindow]) -> pd.DataFrame:
-    """Brier score of the barrier heads.
-
-    Parameters
-    ----------
-    windows : sequence of ForecastWindow
-
-    Returns
-    -------
-    DataFrame
-        Columns family, barrier (peak or valley), brier, skill (against the base rate),
-        base_rate, n (rows); families without a known row are left out.
-    """
-    families = dict.fromkeys(name for window in windows for name in window.probabilities)
-    rows = []
-    for family in families:
-        for place, barrier in enumerate(BARRIERS):
-            given, seen = barrier_rows(windows, family, place)
+        Returns
+        -------
+        DataFrame
+            Columns family, barrier (peak or valley), brier, skill (against the base rate),
+            base_rate, n (rows); families without a known row are left out.
+        """
+        rows = []
+        for family, place in self._barriers:
+            given, seen = self.barrier_rows(family, place)
             if len(seen):
                 score, skill = brier_score(given, seen), brier_skill(given, seen)
-                rows.append((family, barrier, score, skill, float(seen.mean()), len(seen)))
-    return pd.DataFrame(rows, columns=["family", "barrier", "brier", "skill", "base_rate", "n"])
+                rate = float(seen.mean())
+                rows.append((family, BARRIERS[place], score, skill, rate, len(seen)))
+        columns = ["family", "barrier", "brier", "skill", "base_rate", "n"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def reliability_table(self) -> pd.DataFrame:
+        """Forecast against frequency of every barrier head.
+
+        Returns
+        -------
+        DataFrame
+            Columns family, barrier, and those of :func:`~dpa.horizons.calibration.reliability`.
+        """
+        tables = []
+        for family, place in self._barriers:
+            given, seen = self.barrier_rows(family, place)
+            if len(seen):
+                table = reliability(given, seen)
+                table.insert(0, "barrier", BARRIERS[place])
+                table.insert(0, "family", family)
+                tables.append(table)
+        empty = reliability(np.zeros(0), np.zeros(0))
+        return pd.concat(tables, ignore_index=True) if tables else empty

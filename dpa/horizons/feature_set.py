@@ -190,18 +190,20 @@ def choose_features(
     """
     allowed = extras | ({"cluster"} if reader is not None else frozenset())
     reasons = {f.name: why for f, why in available_features(spec, allowed, config, calendar)}
-    if config.features is None:
+    if config.feature_list is None:
         chosen = [find_feature(name) for name, why in reasons.items() if not why]
     else:
-        chosen = [find_feature(name) for name in dict.fromkeys(config.features)]
+        chosen = [find_feature(name) for name in dict.fromkeys(config.feature_list)]
         for feature in chosen:
             if reasons[feature.name]:
                 raise ConfigError(
-                    f"horizons.features: {feature.name} {reasons[feature.name]}",
+                    f"horizons.feature_list: {feature.name} {reasons[feature.name]}",
                     "leave it out, or give data that allow it",
                 )
     if not chosen:
-        raise ConfigError("horizons.features: no feature can be used", "see 'dpa features list'")
+        raise ConfigError(
+            "horizons.feature_list: no feature can be used", "see 'dpa features list'"
+        )
     return feature_set(tuple(chosen), view_settings(spec, config), calendar, reader)
 
 

@@ -9,13 +9,16 @@ exact mirrors. Prices are on the complete session grid, missing ones NaN, so bar
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dpa.errors import ConfigError, DataError
+from dpa.horizons.arithmetic import ratio
 from dpa.horizons.types import Doubles, Singles
 from dpa.market.interval_specs import Horizon
 
 BPS = 1e4
 DOWN, UP = 1, 2
+LEAST_NAMES = 3  # for a mean over names to mean anything
 
 
 def _check(prices: Doubles, bars: int, lag: int) -> None:
@@ -70,8 +73,37 @@ def _volatility(sigma: Doubles, minutes: int) -> Doubles:
     return out
 
 
+def excess(returns: Doubles, member: NDArray[np.bool_]) -> Doubles:
+    """Returns less the mean over the names that were members at the decision.
+
+    What moves all names alike is most of the variance of a return and cannot be earned by holding
+    one name against another; left in a target it hides what can be learned.
+
+    Parameters
+    ----------
+    returns : float64 ndarray of shape (n_bars, n_assets)
+        Forward returns, NaN where unknown.
+    member : bool ndarray of shape (n_bars, n_assets)
+        Membership at the decision.
+
+    Returns
+    -------
+    float64 ndarray of shape (n_bars, n_assets)
+        NaN where the return is, and at bars with fewer than 3 known members.
+    """
+    known = np.isfinite(returns) & member
+    count = known.sum(axis=1, keepdims=True)
+    total = np.where(known, returns, 0.0).sum(axis=1, keepdims=True)
+    mean = ratio(total, count, count >= LEAST_NAMES)
+    return returns - mean
+
+
 def scaled_targets(
-    prices: Doubles, sigma: Doubles, horizons: Sequence[Horizon], lag: int
+    prices: Doubles,
+    sigma: Doubles,
+    horizons: Sequence[Horizon],
+    lag: int,
+    member: NDArray[np.bool_] | None = None,
 ) -> Singles:
     """Forward returns in units of what the name usually moves, ``sigma * sqrt(minutes)``.
 
@@ -84,6 +116,8 @@ def scaled_targets(
     horizons : sequence of Horizon
     lag : int
         Execution lag, at least 1.
+    member : bool ndarray of shape (n_bars, n_assets), optional
+        Membership at the decision: the target is then the return in :func:`excess` of the mean.
 
     Returns
     -------
@@ -93,6 +127,8 @@ def scaled_targets(
     out = np.full((*prices.shape, len(horizons)), np.nan, dtype=np.float32)
     for place, horizon in enumerate(horizons):
         returns = forward_returns(prices, horizon.bars, lag)
+        if member is not None:
+            returns = excess(returns, member)
         out[:, :, place] = returns / _volatility(sigma, horizon.minutes)
     return out
 

@@ -3,6 +3,7 @@
 A task writes its folder whole or not at all, so a run is resumed by doing what is not there.
 """
 
+import itertools
 import json
 import resource
 import shutil
@@ -18,10 +19,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+import dpa.horizons.families  # noqa: F401  registers the families that come with dpa
 from dpa.errors import DataError, RunError
 from dpa.horizons.dataset import Dataset
-from dpa.horizons.families import Family, family_class
-from dpa.horizons.families.protocol import BARRIER_TARGET
+from dpa.horizons.families.protocol import BARRIER_TARGET, Family, family_class
 from dpa.horizons.plugins import load_plugins
 from dpa.horizons.recipe import Recipe
 from dpa.horizons.types import Forecast, Rows, RowSchema, Singles
@@ -129,7 +130,7 @@ def permuted_labels(rows: Rows, seed: int) -> Rows:
     order = np.arange(len(rows))
     generator = np.random.default_rng(seed)
     edges = np.flatnonzero(np.diff(rows.bar, prepend=-1, append=-1))
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in itertools.pairwise(edges):
         order[start:stop] = start + generator.permutation(stop - start)
     return Rows(rows.features, rows.targets[order], rows.barriers[order], rows.bar, rows.asset)
 
@@ -311,33 +312,6 @@ def _place(target: str, schema: RowSchema) -> int | None:
 
 def load_final(tasks: Path, name: str, recipe: Recipe, into: Path) -> Family:
     """Put the final models of a family together in one folder, and read them from there."""
-    parts = sorted(path for path in (tasks / FINAL / name).iterdir() if path.is_dir())
-    family = family_class(name)
-    for part in parts:
-        merge_models(part / "model", into)
-    return family.load(into, recipe.schema(), recipe.settings.families)
-
-
-def merge_models(part: Path, into: Path) -> None:
-    """Copy the files of one fitted target beside those of others; JSON objects are merged."""
-    into.mkdir(parents=True, exist_ok=True)
-    for path in sorted(part.rglob("*")):
-        target = into / path.relative_to(part)
-        if path.is_dir():
-            target.mkdir(exist_ok=True)
-        elif target.exists() and path.suffix == ".json":
-            old, new = (json.loads(p.read_text(encoding="utf-8")) for p in (target, path))
-            target.write_text(json.dumps(_merged(old, new), indent=1) + "\n", "utf-8")
-        else:
-            shutil.copyfile(path, target)
-
-
-def _merged(old: Any, new: Any) -> Any:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return {
-            k: _merged(old[k], new[k]) if k in old and k in new else {**old, **new}[k]
-            for k in {**old, **new}
-        }
-    if isinstance(old, list) and isinstance(new, list):
-        return old + [item for item in new if item not in old]
-    return new
+    for part in sorted(path for path in (tasks / FINAL / name).iterdir() if path.is_dir()):
+        shutil.copytree(part / "model", into, dirs_exist_ok=True)
+    return family_class(name).load(into, recipe.schema(), recipe.settings.families)

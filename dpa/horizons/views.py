@@ -346,7 +346,7 @@ class BatchView(View):
         values = self._looked(name, most)
         row = np.arange(len(values)) - back
         known = (back >= 0) & (row >= 0)
-        return np.where(known[:, None], values[np.maximum(row, 0)], np.nan)
+        return np.where(known[:, None], values[np.clip(row, 0, len(values) - 1)], np.nan)
 
 
 def _masked(values: Doubles, what: str) -> Doubles:

@@ -70,6 +70,13 @@ class History:
             f"{self.times[0]:%Y-%m-%d} to {self.times[-1]:%Y-%m-%d}"
         )
 
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """Optional arrays of a panel that the bars have."""
+        if self.selection is not None:
+            return self.selection.manifest.extras
+        return () if self.panel is None else tuple(self.panel.extras())
+
     def in_memory(self) -> Panel:
         """All bars as one panel."""
         if self.panel is not None:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from dpa.clock import Clock
 from dpa.config import Settings
-from dpa.errors import RunError
 from dpa.market.sample import SAMPLE
 from dpa.research.baselines import BASELINES
 from dpa.research.grid import Grid, Trial, central_trial, grid_points, plan_trials
@@ -13,9 +12,8 @@ from dpa.research.history import History, located, open_history, reopen_history
 from dpa.runs import (
     RunDirectory,
     check_storage,
-    code_hash,
+    check_unchanged,
     find_run,
-    library_versions,
     new_manifest,
 )
 
@@ -83,21 +81,8 @@ def plan_resumed(reference: str, storage: Path, accept_changed_code: bool) -> Pl
     """
     run = find_run(reference, storage)
     manifest = run.read_manifest()
-    if manifest.code_hash != code_hash() and not accept_changed_code:
-        raise RunError(
-            f"{run.path.name}: dpa was changed since the run began "
-            f"({manifest.code_version}, sources {manifest.code_hash[:12]})",
-            "start a new run, or give --accept-changed-code to mix the two",
-        )
-    installed = library_versions()
-    changed = [name for name, was in manifest.libraries.items() if installed.get(name) != was]
-    if changed and not accept_changed_code:
-        name = changed[0]
-        raise RunError(
-            f"{run.path.name}: began with {name} {manifest.libraries[name]}, "
-            f"now it is {installed.get(name, 'missing')}",
-            "install the versions of its manifest, or give --accept-changed-code to mix the two",
-        )
+    if not accept_changed_code:
+        check_unchanged(manifest)
     check_storage(run.path)
     grid = Grid(manifest.settings, manifest.axes)
     history = reopen_history(manifest.settings.data, manifest.data)

@@ -6,16 +6,7 @@ import pytest
 from scipy import stats
 
 from dpa.errors import DataError
-from dpa.horizons.evaluation import (
-    ForecastWindow,
-    barrier_rows,
-    barrier_table,
-    decay_table,
-    family_correlations,
-    ic_series,
-    ic_table,
-    month_table,
-)
+from dpa.horizons.evaluation import ForecastWindow, Scores
 from dpa.market.interval_specs import Horizon
 from dpa.validation.information import mean_ic
 
@@ -47,6 +38,13 @@ def windows():
     return [window(10, 200), window(210, 200), window(450, 100)]
 
 
+def scored(parts, lag=1):
+    scores = Scores(HORIZONS, lag)
+    for part in parts:
+        scores.add(part)
+    return scores
+
+
 def slow_ic(forecast, outcome):
     out = []
     for first, second in zip(forecast, outcome, strict=True):
@@ -58,7 +56,7 @@ def slow_ic(forecast, outcome):
 
 def test_series_keep_their_place_in_history():
     parts = windows()
-    found = ic_series(parts, "good", 1, 0)
+    found = scored(parts).ic_series("good", 1, 0)
     assert len(found) == 540
     assert np.isnan(found[400:440]).all()
     for part in parts:
@@ -68,11 +66,11 @@ def test_series_keep_their_place_in_history():
 
 
 def test_ic_table_is_the_mean_of_the_series_with_the_overlap_of_the_label():
-    table = ic_table(windows(), HORIZONS, lag=3).set_index(["family", "horizon"])
+    table = scored(windows(), 3).ic_table().set_index(["family", "horizon"])
     assert list(table.columns) == ["ic", "se", "t", "n_bars", "mean_names"]
     for family in ("good", "noise"):
         for place, (horizon, overlap) in enumerate((("5m", 3), ("30m", 8))):
-            expected = mean_ic(ic_series(windows(), family, place), overlap)
+            expected = mean_ic(scored(windows()).ic_series(family, place), overlap)
             row = table.loc[(family, horizon)]
             assert (row.ic, row.se, row.t) == (expected.ic, expected.se, expected.t)
             assert row.n_bars == expected.n_bars == 500
@@ -83,7 +81,7 @@ def test_ic_table_is_the_mean_of_the_series_with_the_overlap_of_the_label():
 
 
 def test_decay_shows_which_horizon_a_forecast_serves():
-    table = decay_table(windows(), HORIZONS, lag=1)
+    table = scored(windows(), 1).decay_table()
     assert table[["horizon", "outcome"]].to_numpy()[:4].tolist() == [
         ["5m", "5m"],
         ["5m", "30m"],
@@ -95,14 +93,14 @@ def test_decay_shows_which_horizon_a_forecast_serves():
     assert np.abs(good[1:]).max() < 0.1
     own = table[table["horizon"] == table["outcome"]].reset_index(drop=True)
     columns = ["family", "horizon", "ic", "se", "t", "n_bars"]
-    pd.testing.assert_frame_equal(own[columns], ic_table(windows(), HORIZONS, 1)[columns])
+    pd.testing.assert_frame_equal(own[columns], scored(windows(), 1).ic_table()[columns])
 
 
 def test_months_add_up_to_the_whole():
-    table = month_table(windows(), HORIZONS, lag=1)
+    table = scored(windows(), 1).month_table()
     one = table[(table["family"] == "good") & (table["horizon"] == "5m")]
     assert one["month"].tolist() == ["2024-01", "2024-02"]
-    series = ic_series(windows(), "good", 0)
+    series = scored(windows()).ic_series("good", 0)
     january = TIMES[10:550].month == 1
     assert one["ic"].tolist() == pytest.approx(
         [np.nanmean(series[january]), np.nanmean(series[~january])]
@@ -112,7 +110,7 @@ def test_months_add_up_to_the_whole():
 
 def test_correlation_between_families():
     parts = windows()
-    table = family_correlations(parts, HORIZONS)
+    table = scored(parts).family_correlations()
     assert table[["horizon", "family", "other"]].to_numpy().tolist() == [
         ["5m", "good", "noise"],
         ["30m", "good", "noise"],
@@ -124,24 +122,24 @@ def test_correlation_between_families():
 
 def test_a_family_that_is_absent_from_a_window_leaves_a_gap():
     parts = [window(10, 200), window(210, 200, families=("good",))]
-    table = ic_table(parts, HORIZONS, 1).set_index(["family", "horizon"])
+    table = scored(parts, 1).ic_table().set_index(["family", "horizon"])
     assert table.loc[("noise", "5m"), "n_bars"] == 200
     assert table.loc[("good", "5m"), "n_bars"] == 400
-    assert family_correlations(parts, HORIZONS)["n_bars"].tolist() == [200, 200]
+    assert scored(parts).family_correlations()["n_bars"].tolist() == [200, 200]
 
 
 def test_a_family_that_says_nothing_is_missing_not_zero():
     part = window(0, 50)
     silent = ForecastWindow(part.times, 0, {"silent": np.full((50, 9, 2), np.nan)}, part.outcomes)
-    table = ic_table([silent], HORIZONS, 1)
+    table = scored([silent], 1).ic_table()
     assert table[["ic", "se", "t", "mean_names"]].isna().to_numpy().all()
     assert (table["n_bars"] == 0).all()
-    assert month_table([silent], HORIZONS, 1).empty
-    assert barrier_table([silent]).empty
+    assert scored([silent], 1).month_table().empty
+    assert scored([silent]).barrier_table().empty
 
 
 def test_barrier_table_by_hand():
-    table = barrier_table(windows())
+    table = scored(windows()).barrier_table()
     assert table[["family", "barrier"]].to_numpy().tolist() == [
         ["good", "peak"],
         ["good", "valley"],
@@ -155,7 +153,7 @@ def test_barrier_table_by_hand():
     brier = base * 0.36 + (1 - base) * 0.04
     assert row.brier == pytest.approx(brier, rel=1e-5)
     assert row.skill == pytest.approx(1 - brier / (base * (1 - base)), rel=1e-5)
-    probability, seen = barrier_rows(windows(), "good", 0)
+    probability, seen = scored(windows()).barrier_rows("good", 0)
     np.testing.assert_array_equal(seen, label)
     assert np.isfinite(probability).all()
 

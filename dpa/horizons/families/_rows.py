@@ -1,10 +1,12 @@
 """What every family does with rows before it learns: check them, cut them, standardise them."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from dpa.errors import ConfigError, DataError, RunError
 from dpa.horizons.types import Doubles, Integers, Rows, RowSchema, Singles
@@ -18,6 +20,13 @@ def chunks(n_rows: int, size: int = CHUNK) -> Iterator[slice]:
     """Consecutive slices of at most `size` rows that cover `n_rows`."""
     for start in range(0, n_rows, size):
         yield slice(start, min(start + size, n_rows))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Linear algebra on one thread: the order of its sums depends on how many there are."""
+    with threadpool_limits(limits=1):
+        yield
 
 
 def check_width(features: Singles, schema: RowSchema) -> None:

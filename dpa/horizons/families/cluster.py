@@ -19,6 +19,7 @@ from dpa.horizons.families._rows import (
     check_width,
     chunks,
     not_fitted,
+    one_thread,
     shares,
 )
 from dpa.horizons.families._storage import fingerprint, pack, read_model, write_model
@@ -63,6 +64,7 @@ class ClusterFamily:
         self._coefficients: Doubles | None = None  # of shape (2, n_horizons)
         self._sizes = np.zeros(2)  # root mean square of the two terms
 
+    @one_thread()
     def fit(
         self, train: Rows, validation: Rows, seed: int, targets: tuple[str, ...] | None = None
     ) -> FitLog:

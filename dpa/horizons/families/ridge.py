@@ -18,6 +18,7 @@ from dpa.horizons.families._rows import (
     check_width,
     chunks,
     not_fitted,
+    one_thread,
     serving_columns,
     shares,
 )
@@ -133,6 +134,7 @@ class RidgeFamily:
         self._scaling: Scaling | None = None
         self._coefficients = np.zeros((1 + len(schema.features), len(schema.horizons)))
 
+    #@one_thread()
     def fit(
         self, train: Rows, validation: Rows, seed: int, targets: tuple[str, ...] | None = None
     ) -> FitLog:

@@ -1,0 +1,326 @@
+"""Forecasts from the last bars: a tail once, then one bar at a time.
+
+Adding a bar touches ring buffers and the newest row only. What it gives is what a batch over the
+whole history gives, since features have the same bits in both.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dpa.errors import DataError
+from dpa.horizons.bundle import HorizonBundle, barrier_mean
+from dpa.horizons.clock import SessionClock, bar_grid
+from dpa.horizons.dataset import usable_rows
+from dpa.horizons.types import Doubles, Singles
+from dpa.horizons.views import BatchView, LiveView
+from dpa.market.panel import Panel
+from dpa.market.session_grid import on_session_grid
+
+LEAST_SHARE = 0.5  # of the bundle's names a tail must have: they make the cross-section
+ABSENT = "not in the data"
+
+
+@dataclass(frozen=True, eq=False)
+class BundleForecast:
+    """What a bundle says after a bar.
+
+    Parameters
+    ----------
+    time : Timestamp
+        Close of the bar, UTC.
+    names : tuple of str, length n_symbols
+        Those of the data, then those of the bundle that the data lack.
+    horizons : tuple of str, length n_horizons
+    families : tuple of str, length n_families
+    returns : float64 ndarray of shape (n_horizons, n_families, n_symbols)
+        Scaled forward return, in units of ``sigma * sqrt(minutes)``; NaN: no prediction.
+    barriers : float64 ndarray of shape (2, n_symbols)
+        Calibrated probability of peak and valley; NaN: no prediction.
+    stacked, confidence : float64 ndarrays of shape (n_horizons, n_symbols)
+        The stacker's forecast in the same units, and the agreement behind it, in [0, 1].
+    sigma : float64 ndarray of shape (n_symbols,)
+        bps per square root of a session minute.
+    reasons : tuple of str, length n_symbols
+        Why there is no prediction; empty where there is one.
+    """
+
+    time: pd.Timestamp
+    names: tuple[str, ...]
+    horizons: tuple[str, ...]
+    families: tuple[str, ...]
+    returns: Doubles
+    barriers: Doubles
+    stacked: Doubles
+    confidence: Doubles
+    sigma: Doubles
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Said:
+    """Forecasts of rows, axes (..., n_rows)."""
+
+    returns: Doubles
+    barriers: Doubles
+    stacked: Doubles
+    confidence: Doubles
+
+
+def _forecast_rows(bundle: HorizonBundle, features: Singles) -> _Said:
+    """Every family, the stacker and the calibrated barriers on rows (n_rows, n_features)."""
+    said = [family.predict(features) for family in bundle.families.values()]
+    returns = np.stack([np.ascontiguousarray(s.returns.T) for s in said], axis=1)
+    stack = bundle.stacker.predict(returns)
+    mean = barrier_mean([s.barriers for s in said if s.barriers is not None])
+    barriers = np.full((2, len(features)), np.nan)
+    if mean is not None and bundle.calibrator is not None:
+        barriers = np.ascontiguousarray(bundle.calibrator(mean).T)
+    return _Said(returns, barriers, stack.forecast, stack.confidence)
+
+
+def _spread(values: Doubles, places: NDArray[np.int64], length: int) -> Doubles:
+    """Values of some symbols among all; NaN for the others."""
+    out = np.full((*values.shape[:-1], length), np.nan)
+    out[..., places] = values
+    return out
+
+
+@dataclass
+class LivePredictor:
+    """Forecasts bar by bar; made by :func:`start`.
+
+    Attributes
+    ----------
+    bundle : HorizonBundle
+    names : tuple of str
+        Names of the data, in the order of the tail.
+    time : Timestamp
+        Close of the newest bar, UTC.
+    """
+
+    bundle: HorizonBundle
+    names: tuple[str, ...]
+    time: pd.Timestamp
+    _view: LiveView = field(repr=False)
+    _newest: Panel = field(repr=False)
+
+    def update(self, bar: Panel) -> BundleForecast:
+        """Take in the next bar and forecast from it.
+
+        Parameters
+        ----------
+        bar : Panel of one bar
+            Names the data began with that are missing in it count as missing prices. Bars of
+            the session grid between the newest one and it count as missing too.
+
+        Raises
+        ------
+        DataError
+            When the bar is not later than the newest, is of another interval or calendar, is no
+            bar of the calendar, has a name the data did not begin with, or lacks an array.
+        """
+        if bar.n_bars != 1:
+            raise DataError(f"an update of {bar.n_bars} bars", "give one bar at a time")
+        _check_kind(self.bundle, bar)
+        whole = self._aligned(bar)
+        for missing in self._skipped(bar):
+            self._view.advance(missing)
+        self._view.advance(whole)
+        self.time, self._newest = bar.times[0], whole
+        return self.forecast()
+
+    def forecast(self) -> BundleForecast:
+        """What the bundle says now."""
+        bundle = self.bundle
+        features, sigma = bundle.features.compute(self._view)
+        least = bundle.manifest.settings.horizons.min_features
+        usable = usable_rows(features, sigma, self._newest.mask, least)[0]
+        places = np.flatnonzero(usable)
+        said = _forecast_rows(bundle, features[0][places])
+        absent = tuple(name for name in bundle.manifest.names if name not in set(self.names))
+        length = len(self.names) + len(absent)
+        return BundleForecast(
+            self.time,
+            self.names + absent,
+            bundle.manifest.horizons,
+            tuple(bundle.families),
+            _spread(said.returns, places, length),
+            _spread(said.barriers, places, length),
+            _spread(said.stacked, places, length),
+            _spread(said.confidence, places, length),
+            _spread(sigma[0], np.arange(len(self.names)), length),
+            self._reasons(features[0], sigma[0], usable) + (ABSENT,) * len(absent),
+        )
+
+    def _reasons(
+        self, features: Singles, sigma: Doubles, usable: NDArray[np.bool_]
+    ) -> tuple[str, ...]:
+        known = np.isfinite(features).sum(axis=1)
+        priced, member = np.isfinite(self._newest.prices[0]), self._newest.mask[0]
+
+        def reason(place: int) -> str:
+            if usable[place]:
+                return ""
+            if not priced[place]:
+                return "no price in this bar"
+            if not member[place]:
+                return "not a member of the universe"
+            if not np.isfinite(sigma[place]):
+                return "too few prices for a volatility"
+            return f"only {known[place]} of {features.shape[1]} features are known"
+
+        return tuple(reason(place) for place in range(len(self.names)))
+
+    def _aligned(self, bar: Panel) -> Panel:
+        """The bar with the names in the order the data began with."""
+        if bar.names == self.names:
+            return bar
+        place = {name: k for k, name in enumerate(bar.names)}
+        unknown = sorted(set(place) - set(self.names))
+        if unknown:
+            raise DataError(
+                f"bar {bar.times[0]}: name {unknown[0]!r} was not in the tail",
+                "start again with a tail that has it",
+            )
+        chosen = np.array([place.get(name, -1) for name in self.names])
+
+        def column(array: Doubles) -> Doubles:
+            return np.where(chosen >= 0, array[:, chosen], np.nan)
+
+        mask = np.where(chosen >= 0, bar.mask[:, chosen], False)
+        extras = {name: column(array) for name, array in bar.extras().items()}
+        prices = column(bar.prices)
+        return Panel(bar.times, self.names, prices, mask, bar.interval, bar.calendar, **extras)
+
+    def _skipped(self, bar: Panel) -> list[Panel]:
+        """Empty bars for those between the newest one and `bar`."""
+        grid = bar_grid(bar.calendar, bar.interval, self.time, bar.times[0])
+        here, there = (
+            int(grid.positions(pd.DatetimeIndex([time]))[0]) for time in (self.time, bar.times[0])
+        )
+        if there <= here:
+            words = "is the newest bar again" if there == here else "is out of order"
+            raise DataError(f"bar {bar.times[0]}: {words}, after {self.time}", "give later bars")
+        if there - here > self.bundle.features.reach:
+            raise DataError(
+                f"bar {bar.times[0]}: {there - here - 1} bars are missing after {self.time}",
+                "start again with a new tail",
+            )
+        nothing = np.full((1, len(self.names)), np.nan)
+        return [
+            Panel(
+                pd.DatetimeIndex([grid.time(position)]),
+                self.names,
+                nothing,
+                np.zeros(nothing.shape, bool),
+                bar.interval,
+                bar.calendar,
+                **dict.fromkeys(self.bundle.recipe.extras, nothing),
+            )
+            for position in range(here + 1, there)
+        ]
+
+
+def _check_kind(bundle: HorizonBundle, panel: Panel) -> None:
+    manifest = bundle.manifest
+    for what, theirs, ours in (
+        ("interval", panel.interval, manifest.interval),
+        ("calendar", panel.calendar, manifest.calendar),
+    ):
+        if theirs != ours:
+            raise DataError(
+                f"{what} of the data is {theirs}, the bundle's is {ours}",
+                "give bars of the same kind, or resample them with 'dpa data resample'",
+            )
+    missing = [n for n in bundle.recipe.extras if n not in panel.extras()]
+    if missing:
+        raise DataError(f"the bars have no {missing[0]}", "give bars with every array it needs")
+
+
+def start(bundle: HorizonBundle, tail: Panel) -> LivePredictor:
+    """Begin from the last bars.
+
+    Parameters
+    ----------
+    bundle : HorizonBundle
+    tail : Panel
+        At least ``bundle.manifest.tail_bars`` bars of the session grid; a gap counts as missing.
+
+    Raises
+    ------
+    DataError
+        When the tail is too short, of another interval or calendar, lacks an array, or has less
+        than half of the names the bundle was trained on.
+    """
+    _check_kind(bundle, tail)
+    share = len(set(tail.names) & set(bundle.manifest.names)) / len(bundle.manifest.names)
+    if share < LEAST_SHARE:
+        raise DataError(
+            f"the data have {share:.0%} of the names the bundle was trained on",
+            "give more of them: they are the market that names are held against",
+        )
+    whole = on_session_grid(tail)
+    if whole.n_bars < bundle.manifest.tail_bars:
+        raise DataError(
+            f"a tail of {whole.n_bars} bars is too short: the features look back over "
+            f"{bundle.manifest.tail_bars}",
+            "give a longer tail",
+        )
+    view = BatchView(whole, bundle.features.settings, bundle.recipe.reader())
+    bundle.features.compute(view)
+    newest = whole.window(whole.n_bars - 1, whole.n_bars)
+    return LivePredictor(bundle, tail.names, whole.times[-1], LiveView(view), newest)
+
+
+@dataclass(frozen=True, eq=False)
+class BatchForecast:
+    """What a bundle says at every bar of a panel.
+
+    Parameters
+    ----------
+    clock : SessionClock
+    returns : float64 ndarray of shape (n_bars, n_horizons, n_families, n_symbols)
+    barriers : float64 ndarray of shape (n_bars, 2, n_symbols)
+    stacked, confidence : float64 ndarrays of shape (n_bars, n_horizons, n_symbols)
+    sigma : float64 ndarray of shape (n_bars, n_symbols)
+        NaN throughout where nothing is forecast.
+    """
+
+    clock: SessionClock
+    returns: Doubles
+    barriers: Doubles
+    stacked: Doubles
+    confidence: Doubles
+    sigma: Doubles
+
+
+def predict_batch(bundle: HorizonBundle, panel: Panel) -> BatchForecast:
+    """Forecast at every bar of a panel on its session grid.
+
+    The first ``tail_bars - 1`` bars carry no forecast. Errors as :func:`start`, but any names do.
+    """
+    _check_kind(bundle, panel)
+    view = BatchView(panel, bundle.features.settings, bundle.recipe.reader())
+    features, sigma = bundle.features.compute(view)
+    least = bundle.manifest.settings.horizons.min_features
+    usable = usable_rows(features, sigma, panel.mask, least)
+    usable[: bundle.features.reach] = False
+    bar, asset = np.nonzero(usable)
+    said = _forecast_rows(bundle, features[bar, asset])
+
+    def dense(values: Doubles) -> Doubles:
+        out = np.full((panel.n_bars, *values.shape[:-1], panel.n_assets), np.nan)
+        out[bar, ..., asset] = np.moveaxis(values, -1, 0)
+        return out
+
+    return BatchForecast(
+        view.clock,
+        dense(said.returns),
+        dense(said.barriers),
+        dense(said.stacked),
+        dense(said.confidence),
+        sigma,
+    )
