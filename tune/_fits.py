@@ -34,9 +34,7 @@ def block_task(source: GridSource, recipe: Recipe, span: BlockSpan, folder: Path
 
 
 @ray.remote(num_cpus=1, max_retries=DEATHS_FORGIVEN)
-def fit_task(
-    task: Task, folds: Sequence[Fold], dataset: Dataset, recipe: Recipe, to: Path
-) -> None:
+def fit_task(task: Task, folds: Sequence[Fold], dataset: Dataset, recipe: Recipe, to: Path) -> None:
     """Fit one family on one fold."""
     run_task(task, folds, dataset, recipe, to)
 
@@ -74,7 +72,7 @@ class Progress:
         if self.failed:
             parts.append(f"{self.failed} failed")
         fresh = self.done - self._before
-        if 0 < fresh and self.done < self.total:
+        if fresh > 0 and self.done < self.total:
             pace = (self.clock.elapsed() - self._began) / fresh
             parts.append(f"about {duration(pace * (self.total - self.done))} left")
         if self.running:
@@ -193,7 +191,9 @@ def fit_all(
     missing = [task for task in every if not (to / task.key / SUMMARY).is_file()]
 
     def starter(task: Task) -> Callable[[], Any]:
-        options = fit_task.options(name=task.label, num_gpus=gpus if task.family == "encoder" else 0)
+        options = fit_task.options(
+            name=task.label, num_gpus=gpus if task.family == "encoder" else 0
+        )
         return lambda: options.remote(task, *shared, to)
 
     pieces = {task.label: starter(task) for task in missing}

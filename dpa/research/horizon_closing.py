@@ -1,0 +1,343 @@
+"""What a finished run of predictors ends in: tables, checks, the stacker, a bundle, a report.
+
+Test windows are read one at a time, in order. The stacker and the calibration of each window learn
+from earlier ones only; those of the bundle learn from all.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dpa.clock import Clock
+from dpa.errors import RunError
+from dpa.horizons.bundle import (
+    BundleManifest,
+    BundleParts,
+    barrier_mean,
+    promote_bundle,
+    read_pointer,
+    write_bundle,
+)
+from dpa.horizons.calibration import Calibrator
+from dpa.horizons.dataset import Dataset
+from dpa.horizons.evaluation import ForecastWindow, Scores
+from dpa.horizons.families.protocol import family_class
+from dpa.horizons.recipe import Recipe
+from dpa.horizons.stacker import CrossHorizonStacker
+from dpa.horizons.training import FINAL, final_fold, load_final, read_forecast, read_summary
+from dpa.horizons.types import BARRIERS
+from dpa.research.horizon_checks import leakage_checks
+from dpa.research.horizon_plan import HorizonPlan
+from dpa.research.horizon_report import write_horizon_report
+from dpa.runs import RunDirectory, write_atomically
+from dpa.text import columns
+from dpa.validation.splits import Fold
+
+STACKED, CALIBRATED = "stacked", "calibrated"
+MOST_ROWS = 2_000_000  # that stacker and calibration learn from, evenly over the test windows
+
+
+@dataclass(frozen=True, eq=False)
+class _Sample:
+    """Some rows of a test window, evenly spaced, to learn stacking and calibration from.
+
+    Parameters
+    ----------
+    bar : int64 ndarray (n_rows,)
+    forecasts : float32 ndarray (n_horizons, n_families, n_rows)
+    targets : float32 ndarray (n_horizons, n_rows)
+    raw, labels : float32 ndarrays (n_rows, 2)
+        Mean raw barrier probability, and what came of it.
+    """
+
+    bar: NDArray[np.int64]
+    forecasts: NDArray[Any]
+    targets: NDArray[Any]
+    raw: NDArray[Any]
+    labels: NDArray[Any]
+
+
+@dataclass
+class _Learned:
+    """Samples of the windows read so far."""
+
+    recipe: Recipe
+    families: tuple[str, ...]
+    rows_per_window: int
+    samples: list[_Sample] = field(default_factory=list)
+
+    def stacker(self, before: int) -> CrossHorizonStacker:
+        """A stacker that has seen rows whose labels end before bar `before`."""
+        settings = self.recipe.settings.stacking
+        stacker = CrossHorizonStacker(self.recipe.horizons, self.families, settings)
+        reach = self.recipe.purge.label_bars
+        parts = [
+            (s.forecasts, np.where(s.bar + reach < before, s.targets, np.nan)) for s in self.samples
+        ]
+        return stacker.fit_parts(parts) if parts else stacker
+
+    def calibrator(self, before: int) -> Calibrator:
+        """A calibrator of both barriers from rows whose labels end before bar `before`."""
+        reach = self.recipe.lag - 1 + self.recipe.barrier_bars
+        raw, labels = [], []
+        for sample in self.samples:
+            ended = sample.bar + reach < before
+            raw.append(sample.raw[ended].ravel())
+            labels.append(sample.labels[ended].ravel())
+        given = np.concatenate([np.zeros(0), *raw])
+        seen = np.concatenate([np.zeros(0), *labels])
+        known = np.isfinite(given) & np.isfinite(seen)
+        if not known.any():
+            return Calibrator("identity")
+        method = self.recipe.settings.stacking.calibration
+        return Calibrator.fit(method, given[known], seen[known])
+
+
+@dataclass(frozen=True, eq=False)
+class _Window:
+    """One test window as read from disk, arrays (n_bars, n_assets, ...)."""
+
+    fold: Fold
+    forecasts: dict[str, NDArray[Any]]
+    raw: dict[str, NDArray[Any]]
+    targets: NDArray[Any]
+    labels: NDArray[Any]
+
+    def columns(self) -> NDArray[Any]:
+        """Forecasts as (n_horizons, n_families, n_bars * n_assets)."""
+        stacked = np.stack(list(self.forecasts.values()))  # (n_families, bars, assets, horizons)
+        flat = stacked.reshape(len(stacked), -1, stacked.shape[-1])
+        return np.ascontiguousarray(flat.transpose(2, 0, 1))
+
+
+def read_windows(
+    run: RunDirectory, plan: HorizonPlan, recipe: Recipe, dataset: Dataset
+) -> Iterator[_Window]:
+    """The test windows in time order, one in memory at a time."""
+    schema = recipe.schema()
+    for fold in plan.folds:
+        said = {
+            name: read_forecast(run.tasks, f"{fold.index:03d}", name, schema)
+            for name in plan.families
+        }
+        yield _Window(
+            fold,
+            {name: f.returns.astype(np.float32) for name, f in said.items()},
+            {n: f.barriers.astype(np.float32) for n, f in said.items() if f.barriers is not None},
+            dataset.dense("targets", fold.test_start, fold.test_stop),
+            dataset.dense("barriers", fold.test_start, fold.test_stop),
+        )
+
+
+def _sample(window: _Window, rows: int) -> _Sample:
+    shape = window.targets.shape
+    said = np.any([np.isfinite(f).any(axis=2) for f in window.forecasts.values()], axis=0)
+    bar, asset = np.nonzero(said)
+    step = max(1, -(-len(bar) // rows))
+    bar, asset = bar[::step], asset[::step]
+    forecasts = np.stack([f[bar, asset].T for f in window.forecasts.values()], axis=1)
+    mean = barrier_mean([raw.astype(np.float64) for raw in window.raw.values()])
+    raw = np.full((len(bar), len(BARRIERS)), np.nan) if mean is None else mean[bar, asset]
+    if not len(bar):
+        forecasts = np.zeros((shape[2], len(window.forecasts), 0), np.float32)
+    return _Sample(
+        bar + window.fold.test_start,
+        forecasts,
+        window.targets[bar, asset].T,
+        raw.astype(np.float32),
+        window.labels[bar, asset],
+    )
+
+
+def close_horizons(
+    run: RunDirectory,
+    plan: HorizonPlan,
+    recipe: Recipe,
+    dataset: Dataset,
+    storage: Path,
+    promote: bool,
+    clock: Clock,
+) -> str:
+    """Tables, checks, bundle and report of a run whose fits are all there.
+
+    Parameters
+    ----------
+    run : RunDirectory
+        Held by the caller.
+    plan : HorizonPlan
+    recipe : Recipe
+    dataset : Dataset
+    storage : Path
+        Where the promoted bundle is named.
+    promote : bool
+        Make the bundle the promoted one, unless a person chose another.
+    clock : Clock
+
+    Returns
+    -------
+    str
+        What to tell the user.
+    """
+    scores, learned = score_windows(run, plan, recipe, dataset)
+    run.tables.mkdir(exist_ok=True)
+    table = scores.ic_table()
+    tables = {
+        "ic": table,
+        "decay": scores.decay_table(),
+        "months": scores.month_table(),
+        "correlations": scores.family_correlations(),
+        "barriers": scores.barrier_table(),
+        "reliability": scores.reliability_table().rename(columns={"lower": "low", "upper": "high"}),
+        "checks": leakage_checks(plan, recipe, dataset),
+        **fit_tables(run, plan, recipe),
+    }
+    stacker = learned.stacker(dataset.n_bars + recipe.purge.label_bars)
+    tables["stacker"] = stacker_table(stacker)
+    for name, frame in tables.items():
+        write_atomically(run.tables / f"{name}.csv", frame.to_csv(index=False))
+    if plan.settings.horizons.placebo:
+        words = "placebo: labels were dealt out anew, so there is no bundle"
+    else:
+        manifest = make_bundle(run, plan, recipe, dataset, stacker, learned, table, clock)
+        words = f"bundle     {run.bundle} ({manifest.short})\n"
+        words += _promotion(run, storage, promote, clock)
+    report = write_horizon_report(run.path)
+    return f"{ic_words(table)}\n\n{words}\nreport     {report}"
+
+
+def score_windows(
+    run: RunDirectory, plan: HorizonPlan, recipe: Recipe, dataset: Dataset
+) -> tuple[Scores, _Learned]:
+    """Score every window, stacked and calibrated by what earlier ones taught."""
+    scores = Scores(recipe.horizons, recipe.lag)
+    per_window = max(1, MOST_ROWS // len(plan.folds))
+    learned = _Learned(recipe, plan.families, per_window)
+    for window in read_windows(run, plan, recipe, dataset):
+        start = window.fold.test_start
+        shape = window.targets.shape
+        stack = learned.stacker(start).predict(window.columns())
+        stacked = stack.forecast.T.reshape(shape).astype(np.float32)
+        probabilities = dict(window.raw)
+        mean = barrier_mean([raw.astype(np.float64) for raw in window.raw.values()])
+        if mean is not None:
+            calibrated = learned.calibrator(start)(mean.ravel()).reshape(mean.shape)
+            probabilities[CALIBRATED] = calibrated.astype(np.float32)
+        scores.add(
+            ForecastWindow(
+                plan.times[start : window.fold.test_stop],
+                start,
+                window.forecasts | {STACKED: stacked},
+                window.targets,
+                probabilities,
+                window.labels,
+            )
+        )
+        learned.samples.append(_sample(window, per_window))
+    return scores, learned
+
+
+def fit_tables(run: RunDirectory, plan: HorizonPlan, recipe: Recipe) -> dict[str, pd.DataFrame]:
+    """Tables of the fits themselves: cost, curves, importance."""
+    fits, curves, importance = [], [], []
+    for task in plan.tasks(recipe):
+        summary = read_summary(run.tasks / task.key)
+        if summary is None:
+            raise RunError(f"{task.label}: is not there", "resume the run")
+        target = task.target or "all"
+        numbers = asdict(summary)
+        kept = ("seconds", "cpu_seconds", "peak_mib", "n_fit", "n_validation", "n_test")
+        fits.append((task.fold, task.family, target, *(numbers[name] for name in kept)))
+        for curve, values in summary.curves.items():
+            for step, value in enumerate(values):
+                curves.append((task.family, target, task.fold, curve, step, value))
+        if task.fold != FINAL:
+            for name, value in summary.importance.items():
+                importance.append((task.family, name, value))
+    columns_of = {
+        "fits": ("fold", "family", "target", *kept),
+        "curves": ("family", "target", "fold", "curve", "step", "value"),
+        "importance": ("family", "feature", "importance"),
+    }
+    rows: dict[str, list[Any]] = {"fits": fits, "curves": curves, "importance": importance}
+    frames = {name: pd.DataFrame(rows[name], columns=list(columns_of[name])) for name in rows}
+    mean = frames["importance"].groupby(["family", "feature"], sort=False)["importance"].mean()
+    frames["importance"] = mean.reset_index()
+    return frames
+
+
+def stacker_table(stacker: CrossHorizonStacker) -> pd.DataFrame:
+    """Weights of the bundle's stacker, one row a target, horizon and family."""
+    labels = [horizon.label for horizon in stacker.horizons]
+    rows = [
+        (labels[target], labels[horizon], stacker.families[family], float(weight))
+        for (target, horizon, family), weight in np.ndenumerate(stacker.weights)
+    ]
+    return pd.DataFrame(rows, columns=["target", "horizon", "family", "weight"])
+
+
+def make_bundle(
+    run: RunDirectory,
+    plan: HorizonPlan,
+    recipe: Recipe,
+    dataset: Dataset,
+    stacker: CrossHorizonStacker,
+    learned: _Learned,
+    table: pd.DataFrame,
+    clock: Clock,
+) -> BundleManifest:
+    """The bundle of the final fits."""
+    final = final_fold(plan.folds, dataset)
+    last = dataset.spans[-1]
+    with tempfile.TemporaryDirectory(dir=run.path, prefix=".final.") as scratch:
+        folders = {}
+        for name in plan.families:
+            folders[name] = Path(scratch, name)
+            load_final(run.tasks, name, recipe, folders[name])
+        has_barriers = any(family_class(name).has_barriers for name in plan.families)
+        parts = BundleParts(
+            recipe,
+            folders,
+            stacker,
+            learned.calibrator(dataset.n_bars + recipe.barrier_bars) if has_barriers else None,
+            dataset.rows(last.start, last.stop),
+            run.path.name,
+            plan.history.fingerprint,
+            plan.times[final.train_start].to_pydatetime(),
+            plan.times[-1].to_pydatetime(),
+            {f"{row.family} {row.horizon}": float(row.ic) for row in table.itertuples()},
+        )
+        if run.bundle.exists():
+            shutil.rmtree(run.bundle)
+        return write_bundle(run.bundle, parts, clock)
+
+
+def _promotion(run: RunDirectory, storage: Path, promote: bool, clock: Clock) -> str:
+    if not promote:
+        return "promoted   no, as asked"
+    pointer = read_pointer(storage)
+    if pointer is not None and pointer["promoted_by"] == "hand":
+        return f"promoted   no: {pointer['bundle']} was promoted by hand"
+    return f"promoted   {promote_bundle(run.bundle, storage, clock, 'run')}"
+
+
+def ic_words(table: pd.DataFrame) -> str:
+    """The table of ICs for a terminal: a row a family, a column a horizon, with standard errors."""
+    horizons = list(dict.fromkeys(table["horizon"]))
+    rows = []
+    for family, part in table.groupby("family", sort=False):
+        cells = part.set_index("horizon")
+        rows.append(
+            (
+                str(family),
+                *(f"{cells.loc[h, 'ic']:+.4f} ± {cells.loc[h, 'se']:.4f}" for h in horizons),
+            )
+        )
+    head = "out-of-sample IC (mean cross-sectional rank correlation ± standard error)\n\n"
+    return head + columns(("family", *horizons), rows)
