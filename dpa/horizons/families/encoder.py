@@ -233,12 +233,10 @@ class EncoderFamily:
                 _on_device(validation, scaling, self._device),
                 torch.Generator().manual_seed(seed),
             )
-        network = copy.deepcopy(network).to("cpu").double().eval()
-        if not all(torch.isfinite(value).all() for value in network.state_dict().values()):
-            raise DataError("encoder: training diverged", "lower families.encoder_rate")
-        self._fitted = _Fitted(scaling, gaps, ~np.isnan(reference), network)
-        sample = validation if len(validation) else train
-        self._importance = self._gradient_times_input(self._fitted, sample.features)
+            fitted = _Fitted(scaling, gaps, ~np.isnan(reference), _for_forecasts(network))
+            sample = validation if len(validation) else train
+            self._importance = self._gradient_times_input(fitted, sample.features)
+        self._fitted = fitted
         return log
 
     def predict(self, features: Singles) -> Forecast:
@@ -358,6 +356,14 @@ class EncoderFamily:
             (gradient,) = torch.autograd.grad(outputs[:, horizon].sum(), inputs, retain_graph=True)
             strength += shares((gradient * inputs).abs().mean(dim=0).detach().numpy())
         return shares(strength)
+
+
+def _for_forecasts(network: _Network) -> _Network:
+    """The network in float64 on the CPU; a :class:`DataError` when a weight is not finite."""
+    network = copy.deepcopy(network).to("cpu").double().eval()
+    if not all(torch.isfinite(value).all() for value in network.state_dict().values()):
+        raise DataError("encoder: training diverged", "lower families.encoder_rate")
+    return network
 
 
 def _pass(

@@ -134,7 +134,7 @@ class RidgeFamily:
         self._scaling: Scaling | None = None
         self._coefficients = np.zeros((1 + len(schema.features), len(schema.horizons)))
 
-    #@one_thread()
+    @one_thread()
     def fit(
         self, train: Rows, validation: Rows, seed: int, targets: tuple[str, ...] | None = None
     ) -> FitLog:

@@ -5,10 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression, Ridge
+from threadpoolctl import threadpool_limits
 
 from dpa.horizons.families import RidgeFamily
 from dpa.horizons.families import _rows as rows_module
 from dpa.horizons.families.ridge import DEFAULT_PENALTY, PENALTIES
+from dpa.horizons.types import Rows, RowSchema
+from dpa.market.interval_specs import Horizon
 
 
 def standardised(train, features):
@@ -107,5 +110,24 @@ def test_seed_has_no_influence(schema, settings, train, validation):
     for seed in (0, 1):
         family = RidgeFamily(schema, settings)
         family.fit(train, validation, seed)
+        prints.add(family.fingerprint())
+    assert len(prints) == 1
+
+
+def test_the_number_of_threads_changes_nothing(settings):
+    rng = np.random.default_rng(0)
+    n, size = 100_000, 35
+    noise = rng.standard_normal((n, size + 8)).astype("f4")
+    noise[rng.random(noise.shape) < 0.02] = np.nan
+    row = np.arange(n)
+    rows = Rows(noise[:, :size], noise[:, size:-2], noise[:, -2:], row, row)
+    horizons = tuple(Horizon(5 * k, k, f"{5 * k}m") for k in range(1, 7))
+    names = tuple(f"f{column}" for column in range(size))
+    wide = RowSchema(names, horizons, np.ones((size, 6), dtype=bool), "5m")
+    prints = set()
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            family = RidgeFamily(wide, settings)
+            family.fit(rows, rows.take(slice(0, 100)), 0)
         prints.add(family.fingerprint())
     assert len(prints) == 1
