@@ -1,15 +1,11 @@
 """Puts a report together: verdict, pictures, tables, statistics, into one HTML file."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from dpa.research.report import grid_pictures, trial_pictures
+from dpa.research.report.frame import FRAME, Picture, Tile, render_page
 from dpa.research.report.style import number, percent, short
 from dpa.research.report.tables import (
     baseline_table,
@@ -34,35 +30,6 @@ from dpa.research.results import (
     search_statistics,
 )
 from dpa.runs import RunDirectory, write_atomically
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure with its title, and a sentence that says what to look at."""
-
-    key: str
-    title: str
-    caption: str
-    figure: go.Figure
-
-    @property
-    def json(self) -> Markup:
-        """The figure for a script element."""
-        return Markup(str(self.figure.to_json()).replace("</", "<\\/"))
-
-    @property
-    def height(self) -> int:
-        """Pixels."""
-        return int(self.figure.layout.height)
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A number at the head of the page."""
-
-    label: str
-    value: str
-    note: str
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -93,15 +60,9 @@ def render(run: RunResults) -> str:
     """The page of a run."""
     search = search_statistics(run)
     best = run.best
-    pages = Environment(
-        loader=PackageLoader("dpa.research.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     rows = grid_rows(run, search)
-    return pages.get_template("page.html.j2").render(
+    return render_page(
+        FRAME,
         run=run,
         verdict=verdict(run, search),
         tiles=_tiles(best, search) if best is not None and search is not None else [],
@@ -114,7 +75,6 @@ def render(run: RunResults) -> str:
         failures=failure_table(run),
         identity=identity_table(run),
         best_name=short(best.parameters) if best is not None else "",
-        plotly=Markup(get_plotlyjs()),
     )
 
 

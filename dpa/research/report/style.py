@@ -72,6 +72,21 @@ def percent(value: float, digits: int = 1) -> str:
     return f"{_whole_zero(value, digits + 2):.{digits}%}" if math.isfinite(value) else "–"
 
 
+def whole(value: Any) -> str:
+    """A count with thousands set off; a dash where there is none."""
+    return f"{value:,.0f}" if math.isfinite(value) else "–"
+
+
+def day(value: Any) -> str:
+    """The date of a time."""
+    return str(value)[:10]
+
+
+def moment(value: Any) -> str:
+    """A time to the minute."""
+    return str(value)[:16].replace("T", " ")
+
+
 def _whole_zero(value: float, digits: int) -> float:
     """`value`, or plain 0 where rounding would leave a minus before zeros."""
     return value if round(value, digits) else 0.0

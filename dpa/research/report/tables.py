@@ -1,13 +1,12 @@
 """Tables of the report: formatted from the same rows that the CSV files hold."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from dpa.research.report.style import number, percent, shown
+from dpa.research.report.style import day, moment, number, percent, shown, whole
 from dpa.research.results import RunResults
 
 Format = Callable[[Any], str]
@@ -43,18 +42,6 @@ def _percent(value: Any) -> str:
     return percent(float(value))
 
 
-def _whole(value: Any) -> str:
-    return f"{value:,.0f}" if math.isfinite(value) else "–"
-
-
-def _date(value: Any) -> str:
-    return str(value)[:10]
-
-
-def _moment(value: Any) -> str:
-    return str(value)[:16].replace("T", " ")
-
-
 RESULTS: dict[str, tuple[str, Format]] = {
     "net_sharpe": ("net Sharpe", _two),
     "net_sharpe_se": ("± s.e.", _two),
@@ -69,7 +56,7 @@ RESULTS: dict[str, tuple[str, Format]] = {
     "psr": ("PSR", _three),
     "dsr": ("DSR", _three),
 }
-PROGRESS: dict[str, tuple[str, Format]] = {"folds": ("folds", _whole), "status": ("status", str)}
+PROGRESS: dict[str, tuple[str, Format]] = {"folds": ("folds", whole), "status": ("status", str)}
 
 
 def trial_table(run: RunResults, rows: pd.DataFrame) -> Table:
@@ -107,10 +94,10 @@ def _figures(row: pd.Series, figures: dict[str, tuple[str, Format]]) -> list[str
 
 
 FOLDS: dict[str, tuple[str, Format]] = {
-    "fold": ("fold", _whole),
-    "test_start": ("test from", _date),
-    "test_stop": ("to", _date),
-    "epochs": ("epochs", _whole),
+    "fold": ("fold", whole),
+    "test_start": ("test from", day),
+    "test_stop": ("to", day),
+    "epochs": ("epochs", whole),
     "train_sharpe": ("training Sharpe", _two),
     "validation_sharpe": ("validation", _two),
     "net_sharpe": ("test, net", _two),
@@ -129,7 +116,7 @@ def fold_table(folds: pd.DataFrame) -> Table:
         line = [form(row[name]) for name, (_, form) in known.items()]
         line[0] += "*" if row.get("partial", False) else ""
         cells.append(tuple(line))
-    columns = tuple((title, form not in (_date,)) for title, form in known.values())
+    columns = tuple((title, form not in (day,)) for title, form in known.values())
     return Table("folds", columns, tuple(cells), 12)
 
 
@@ -153,8 +140,8 @@ def identity_table(run: RunResults) -> Table:
         ("created", f"{manifest.created_at:%Y-%m-%d %H:%M} UTC"),
         ("status", run.status),
         ("data", f"{data.source}: {len(data.names)} names, {data.n_bars:,} bars of "
-                 f"{data.interval} ({data.calendar}), {_moment(data.first_bar)} to "
-                 f"{_moment(data.last_bar)} UTC"),
+                 f"{data.interval} ({data.calendar}), {moment(data.first_bar)} to "
+                 f"{moment(data.last_bar)} UTC"),
         ("data fingerprint", data.fingerprint),
         ("walk-forward", f"train {walk.train_bars} bars, test {walk.test_bars}, embargo "
                          f"{walk.embargo_bars}, execution lag {walk.execution_lag}; "
