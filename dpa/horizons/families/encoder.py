@@ -35,7 +35,7 @@ from dpa.horizons.types import BARRIERS, Doubles, Forecast, Rows, RowSchema, Sin
 FILE = "encoder.safetensors"
 LOG_VARIANCE_BOUND = 5.0  # learned log variances stay within +- this
 IMPORTANCE_ROWS = 20_000  # rows the importance is averaged over, evenly spaced
-TINY = 1e-12
+TINY = 1e-12  # a label that varies less is taken as it is
 _NETWORK_SETTINGS = ("encoder_width", "encoder_layers", "encoder_norm")
 
 
@@ -107,7 +107,7 @@ class _Losses(nn.Module):
         learned = ~np.isnan(reference)
         weights = np.where(learned, _prior_weights(schema, settings), 0.0)
         factors = np.r_[np.full(self.n_horizons, 0.5), np.ones(len(BARRIERS))]
-        safe = np.maximum(np.where(learned, reference, 1.0), TINY)
+        safe = np.where(learned & (np.nan_to_num(reference) > TINY), reference, 1.0)
         start = np.log(2 * factors * safe).clip(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND)
         self.register_buffer("weights", torch.tensor(weights / weights.sum()).float())
         self.register_buffer("reference", torch.tensor(safe).float())
@@ -246,7 +246,7 @@ class EncoderFamily:
             raise not_fitted(self.name)
         n_horizons = len(self._schema.horizons)
         forecast = np.empty((len(features), n_horizons + len(BARRIERS)))
-        with torch.inference_mode():
+        with torch.inference_mode(), _one_thread():
             for part in chunks(len(features)):
                 scaled = torch.from_numpy(self._fitted.scaling.standardise(features[part]))
                 outputs = self._fitted.network(scaled)
@@ -437,14 +437,20 @@ def _best_constants(train: Rows) -> tuple[Doubles, Doubles]:
 
 
 @contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch on one thread, which small batches are fastest on, and whose sums have one order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
 def _repeatable(seed: int, device: str) -> Iterator[None]:
     """Seed torch and use one thread, then leave both as they were."""
-    threads = torch.get_num_threads()
     devices = [torch.cuda.current_device()] if device.startswith("cuda") else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), _one_thread():
         torch.manual_seed(seed)
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
+        yield

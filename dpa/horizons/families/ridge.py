@@ -108,11 +108,15 @@ def _solve(moments: _Moments, usable: Integers, penalties: Doubles) -> Doubles:
 
 
 def _relative_error(coefficients: Doubles, learned: _Moments, held_out: _Moments) -> Doubles:
-    """Squared error on the holdout over that of the training mean, of shape (n_penalties,)."""
+    """Squared error on the holdout over that of the training mean, of shape (n_penalties,).
+
+    It is 1 where the training mean makes no error at all.
+    """
     mean_only = np.zeros((len(coefficients), 1))
     mean_only[0] = learned.xy[0] / learned.n
-    errors: Doubles = held_out.squared_errors(coefficients) / held_out.squared_errors(mean_only)
-    return errors
+    errors = held_out.squared_errors(coefficients)
+    around = held_out.squared_errors(mean_only)
+    return np.divide(errors, around, out=np.ones_like(errors), where=around > 0)
 
 
 @register_family

@@ -314,3 +314,11 @@ def test_a_horizon_no_feature_serves_is_a_setting_to_mend(name, settings, schema
         return
     with pytest.raises(ConfigError, match="none serves 30m"):
         family.fit(train, empty, 0)
+
+
+def test_targets_that_never_vary_are_forecast_as_they_are(name, schema, settings, make_rows):
+    rows = make_rows(300, 1)
+    flat = dataclasses.replace(rows, targets=np.zeros_like(rows.targets))
+    family = family_class(name)(schema, settings)
+    family.fit(flat, flat, 0)
+    assert np.nanmax(np.abs(family.predict(rows.features).returns)) < 0.02
