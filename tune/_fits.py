@@ -191,9 +191,8 @@ def fit_all(
     missing = [task for task in every if not (to / task.key / SUMMARY).is_file()]
 
     def starter(task: Task) -> Callable[[], Any]:
-        options = fit_task.options(
-            name=task.label, num_gpus=gpus if task.family == "encoder" else 0
-        )
+        share = gpus if task.family == "encoder" else 0.0
+        options = fit_task.options(name=task.label, num_gpus=share)
         return lambda: options.remote(task, *shared, to)
 
     pieces = {task.label: starter(task) for task in missing}

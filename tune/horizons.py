@@ -222,11 +222,12 @@ def work(
 def announce(console: Console, run: RunDirectory, plan: HorizonPlan, url: str) -> None:
     """What starts, and where to look."""
     horizons = plan.recipe(None).schema().labels
+    first_test = plan.times[plan.folds[0].test_start]
     lines = [
         f"run        {run.path}",
         f"data       {plan.history.words}",
         f"forecasts  {', '.join(horizons)} by {', '.join(plan.families)}",
-        f"folds      {len(plan.folds)}, tested from {plan.times[plan.folds[0].test_start]:%Y-%m-%d}",
+        f"folds      {len(plan.folds)}, tested from {first_test:%Y-%m-%d}",
     ]
     if url:
         lines.append(f"dashboard  http://{url}/#/jobs")

@@ -311,7 +311,12 @@ def make_bundle(
             plan.history.fingerprint,
             plan.times[final.train_start].to_pydatetime(),
             plan.times[-1].to_pydatetime(),
-            {f"{row.family} {row.horizon}": float(row.ic) for row in table.itertuples()},
+            {
+                f"{family} {horizon}": float(ic)
+                for family, horizon, ic in zip(
+                    table["family"], table["horizon"], table["ic"], strict=True
+                )
+            },
         )
         if run.bundle.exists():
             shutil.rmtree(run.bundle)
