@@ -150,13 +150,10 @@ class HorizonBundle:
                 "train the bundle again, or use the dpa it was made with "
                 f"({manifest.code_version}, sources {manifest.code_hash[:12]})",
             )
-        families = {}
-        for name, was in manifest.families.items():
-            settings = manifest.settings.families
-            part = folder / "families" / name
-            families[name] = family_class(name).load(part, recipe.schema(), settings)
-            if families[name].fingerprint() != was:
-                raise RunError(f"{part}: is not the model the manifest names", _CURE)
+        families = {
+            name: _family(folder / "families" / name, name, was, recipe)
+            for name, was in manifest.families.items()
+        }
         stacker = CrossHorizonStacker.from_arrays(_arrays(folder / STACKER), manifest.stacker)
         stored = manifest.calibrator
         calibrator = None if stored is None else Calibrator.from_json(stored)
@@ -184,15 +181,29 @@ class HorizonBundle:
         """
         probe = _arrays(self.folder / PROBE)
         features: Any = probe["features"]
-        for name, family in self.families.items():
-            said = family.predict(features).returns
-            was: Any = probe[f"{name}.returns"]
-            if not np.allclose(said, was, rtol=0, atol=PROBE_TOLERANCE, equal_nan=True):
+        said = _probe(features, self.families)
+        for name, values in said.items():
+            was: Any = probe[name]
+            if not np.allclose(values, was, rtol=0, atol=PROBE_TOLERANCE, equal_nan=True):
                 raise RunError(
-                    f"{self.folder}: {name} forecasts otherwise than when it was made",
+                    f"{self.folder}: {name.split('.')[0]} forecasts otherwise than when it was "
+                    "made",
                     "install the libraries of its manifest "
                     f"({_versions(self.manifest.libraries)}), or train it again",
                 )
+
+
+def _family(folder: Path, name: str, fingerprint: str, recipe: Recipe) -> Family:
+    try:
+        kind = family_class(name)
+    except DpaError as e:
+        raise RunError(
+            f"{folder}: family {name!r} is not known", "give its file with horizons.plugins"
+        ) from e
+    family = kind.load(folder, recipe.schema(), recipe.settings.families)
+    if family.fingerprint() != fingerprint:
+        raise RunError(f"{folder}: is not the model the manifest names", _CURE)
+    return family
 
 
 def _versions(libraries: Mapping[str, str]) -> str:
@@ -387,7 +398,10 @@ def _write_into(folder: Path, parts: BundleParts, clock: Clock) -> BundleManifes
 def _probe(features: Singles, families: Mapping[str, Family]) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {"features": np.ascontiguousarray(features)}
     for name, family in families.items():
-        arrays[f"{name}.returns"] = np.ascontiguousarray(family.predict(features).returns)
+        said = family.predict(features)
+        arrays[f"{name}.returns"] = np.ascontiguousarray(said.returns)
+        if said.barriers is not None:
+            arrays[f"{name}.barriers"] = np.ascontiguousarray(said.barriers)
     return arrays
 
 
@@ -479,7 +493,10 @@ def find_bundle(reference: str, storage: Path) -> Path:
         pointer = read_pointer(storage)
         if pointer is None:
             raise RunError(f"no bundle is promoted under {storage}", "see 'dpa bundle promote'")
-        return (storage / pointer["bundle"]).resolve()
+        folder = (storage / pointer["bundle"]).resolve()
+        if read_bundle_manifest(folder).fingerprint() != pointer["fingerprint"]:
+            raise RunError(f"{folder}: is not the bundle that was promoted", "promote it again")
+        return folder
     folder = find_run(reference, storage).path / "bundle"
     if not (folder / MANIFEST).is_file():
         raise RunError(

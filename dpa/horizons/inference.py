@@ -262,10 +262,12 @@ def start(bundle: HorizonBundle, tail: Panel) -> LivePredictor:
             f"the data have {share:.0%} of the names the bundle was trained on",
             "give more of them: they are the market that names are held against",
         )
-    whole = on_session_grid(tail)
-    if whole.n_bars < bundle.manifest.tail_bars:
+    whole = on_session_grid(tail) if tail.n_bars else tail
+    before = whole.times.searchsorted(tail.times[0]) if tail.n_bars else 0  # filled up, not given
+    given = whole.n_bars - int(before)
+    if given < bundle.manifest.tail_bars:
         raise DataError(
-            f"a tail of {whole.n_bars} bars is too short: the features look back over "
+            f"a tail of {given} bars is too short: the features look back over "
             f"{bundle.manifest.tail_bars}",
             "give a longer tail",
         )
