@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from dpa.runs import RunDirectory, find_run, list_runs, promote
 from dpa.text import columns
 
 Row = Mapping[str, str]
+HORIZONS = "horizons"  # the kind of a run of predictors
 MEASURES = ("net_sharpe", "net_sharpe_se", "dsr", "annual_return", "max_drawdown", "turnover")
 
 
@@ -60,16 +62,54 @@ def list_all(arguments: argparse.Namespace) -> None:
     lines = []
     for run in list_runs(arguments.storage):
         manifest = run.read_manifest()
-        rows = read_rows(run.results_csv)
-        done = sum(row.get("status") == "done" for row in rows)
-        best = best_row(run)
-        sharpe = shown(best, "net_sharpe") if best is not None else "-"
-        trials = f"{done}/{manifest.n_trials}"
-        lines.append((manifest.run_id, run.status(), trials, sharpe, manifest.data.source))
+        predicts = manifest.kind == HORIZONS
+        done = run.fits_done() if predicts else _trials_done(run)
+        lines.append(
+            (
+                manifest.run_id,
+                manifest.kind,
+                run.status(),
+                f"{done}/{manifest.n_trials}",
+                _best_forecast(run) if predicts else _best_trial(run),
+                manifest.data.source,
+            )
+        )
     if not lines:
         print(f"no runs under {arguments.storage}")
         return
-    print(columns(("run", "status", "trials done", "best net Sharpe", "data"), lines))
+    print(columns(("run", "kind", "status", "done", "best", "data"), lines))
+
+
+def _trials_done(run: RunDirectory) -> int:
+    return sum(row.get("status") == "done" for row in read_rows(run.results_csv))
+
+
+def _best_trial(run: RunDirectory) -> str:
+    best = best_row(run)
+    return f"net Sharpe {shown(best, 'net_sharpe')}" if best is not None else "-"
+
+
+def best_forecast(run: RunDirectory) -> Row | None:
+    """The family and horizon with the largest t of its information coefficient."""
+    rows = [row for row in read_rows(run.tables / "ic.csv") if not math.isnan(number(row, "t"))]
+    return max(rows, key=lambda row: number(row, "t"), default=None)
+
+
+def _best_forecast(run: RunDirectory) -> str:
+    best = best_forecast(run)
+    return f"{_named(best)} IC {measured(best)}" if best is not None else "-"
+
+
+def _named(row: Row) -> str:
+    return f"{row['family']} {row['horizon']}"
+
+
+def measured(row: Row) -> str:
+    """An information coefficient with its t: ``0.0312 (t 4.1)``."""
+    ic, t = number(row, "ic"), number(row, "t")
+    if math.isnan(ic):
+        return "-"
+    return f"{ic:.4f} (t {t:.1f})" if not math.isnan(t) else f"{ic:.4f} (no error)"
 
 
 def show(arguments: argparse.Namespace) -> None:
@@ -85,6 +125,9 @@ def show(arguments: argparse.Namespace) -> None:
     )
     print(f"tested    {len(manifest.folds)} folds, {_span(run)}")
     print(f"code      dpa {manifest.code_version} ({manifest.code_hash[:12]})")
+    if manifest.kind == HORIZONS:
+        _show_forecasts(run)
+        return
     for name, values in manifest.axes.items():
         print(f"axis      {name}: {typed(values)}")
     rows = ranked(read_rows(run.results_csv))
@@ -95,6 +138,40 @@ def show(arguments: argparse.Namespace) -> None:
     if baselines:
         print()
         print(results_table(baselines, "baseline"))
+
+
+def _show_forecasts(run: RunDirectory) -> None:
+    """Families, folds, and the information coefficients of a run of predictors."""
+    from dpa.research.horizon_report import verdict
+    from dpa.research.horizon_report.results import read_horizon_run
+
+    manifest = run.read_manifest()
+    print(f"families  {', '.join(manifest.settings.horizons.families)}")
+    print(f"fits      {run.fits_done()} of {manifest.n_trials} done")
+    for fold in manifest.folds:
+        trained = fold.train_stop - fold.train_start
+        print(
+            f"fold {fold.index:<4} {trained} bars trained, tested "
+            f"{fold.first_test:%Y-%m-%d} to {fold.last_test:%Y-%m-%d}"
+            + (" (cut short)" if fold.partial else "")
+        )
+    rows = read_rows(run.tables / "ic.csv")
+    if rows:
+        print()
+        print(ic_text(rows))
+    print()
+    print(verdict(read_horizon_run(run.path)))
+
+
+def ic_text(rows: Sequence[Row]) -> str:
+    """Information coefficients: a line a family, a column a horizon."""
+    horizons = list(dict.fromkeys(row["horizon"] for row in rows))
+    cells = {(row["family"], row["horizon"]): measured(row) for row in rows}
+    lines = [
+        (family, *(cells.get((family, horizon), "-") for horizon in horizons))
+        for family in dict.fromkeys(row["family"] for row in rows)
+    ]
+    return columns(("rank IC", *horizons), lines)
 
 
 def _span(run: RunDirectory) -> str:
@@ -114,6 +191,11 @@ def results_table(rows: Sequence[Row], title: str = "trial") -> str:
 def promote_trial(arguments: argparse.Namespace) -> None:
     """Copy a trial's last model into best/."""
     run = find_run(arguments.run_name, arguments.storage)
+    if run.read_manifest().kind == HORIZONS:
+        raise RunError(
+            f"{run.path.name}: is a run of predictors, which has no trials",
+            f"use 'dpa bundle promote {run.path.name}'",
+        )
     trial = arguments.trial
     if trial is None:
         best = best_row(run)
@@ -125,15 +207,41 @@ def promote_trial(arguments: argparse.Namespace) -> None:
 
 def report(arguments: argparse.Namespace) -> None:
     """Write report.html again from what is on disk."""
+    run = find_run(arguments.run_name, arguments.storage)
+    if run.read_manifest().kind == HORIZONS:
+        from dpa.research.horizon_report import write_horizon_report
+
+        print(write_horizon_report(run.path))
+        return
     from dpa.research.report import write_report
 
-    run = find_run(arguments.run_name, arguments.storage)
     print(write_report(run.path))
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    """Best trials side by side, and the settings in which the runs differ."""
+    """What the runs found side by side, and the settings in which they differ.
+
+    Raises
+    ------
+    RunError
+        When some are runs of the grid and others of predictors.
+    """
     runs = [find_run(reference, arguments.storage) for reference in arguments.run_names]
+    kinds = {str(run.read_manifest().kind): run.path.name for run in runs}
+    if len(kinds) > 1:
+        raise RunError(
+            f"{kinds['grid']} is a run of the grid, {kinds[HORIZONS]} of predictors",
+            "compare runs of one kind",
+        )
+    print(forecasts_compared(runs) if HORIZONS in kinds else trials_compared(runs))
+    differing = differences(runs)
+    if differing:
+        print()
+        print(columns(("differs in", *(run.path.name for run in runs)), differing))
+
+
+def trials_compared(runs: Sequence[RunDirectory]) -> str:
+    """The best trial of each run of the grid."""
     lines = []
     for run in runs:
         best = best_row(run)
@@ -141,11 +249,18 @@ def compare(arguments: argparse.Namespace) -> None:
         if best is not None:
             cells = [best["trial_id"], *(shown(best, column) for column in MEASURES)]
         lines.append((run.path.name, run.status(), *cells))
-    print(columns(("run", "status", "best trial", *MEASURES), lines))
-    differing = differences(runs)
-    if differing:
-        print()
-        print(columns(("differs in", *(run.path.name for run in runs)), differing))
+    return columns(("run", "status", "best trial", *MEASURES), lines)
+
+
+def forecasts_compared(runs: Sequence[RunDirectory]) -> str:
+    """Information coefficients of runs of predictors: a line a family and horizon."""
+    tables = [
+        {_named(row): measured(row) for row in read_rows(run.tables / "ic.csv")} for run in runs
+    ]
+    names = dict.fromkeys(itertools.chain.from_iterable(tables))
+    lines = [("status", *(run.status() for run in runs))]
+    lines += [(name, *(table.get(name, "-") for table in tables)) for name in names]
+    return columns(("rank IC", *(run.path.name for run in runs)), lines)
 
 
 def differences(runs: Sequence[RunDirectory]) -> list[tuple[str, ...]]:

@@ -28,7 +28,17 @@ from dpa.config import Frozen, Settings
 from dpa.errors import RunError
 from dpa.options import typed
 
-LIBRARIES = ("lightgbm", "numpy", "pandas", "pyarrow", "ray", "safetensors", "scikit-learn", "scipy", "torch")
+LIBRARIES = (
+    "lightgbm",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "ray",
+    "safetensors",
+    "scikit-learn",
+    "scipy",
+    "torch",
+)
 LONGEST_TRIAL_ID = 150  # characters; a file name holds 255 bytes on common file systems
 PROMOTED = "promoted.json"
 Status = Literal["running", "interrupted", "complete"]
@@ -381,6 +391,10 @@ class RunDirectory:
         """Names of the trials that have a directory, sorted."""
         folder = self.path / "trials"
         return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+
+    def fits_done(self) -> int:
+        """Number of finished fits of a run of horizons."""
+        return sum(1 for _ in self.tasks.glob("[!.]*/*/*/summary.json"))
 
 
 def storage_error(storage: Path, error: OSError, option: str = "--storage") -> RunError:

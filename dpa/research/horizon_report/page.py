@@ -256,8 +256,8 @@ def _stacker(run: HorizonResults) -> Iterator[Section]:
             "stacker",
             "Weights of the stacker",
             "How the forecast of each horizon (row) is put together from those of every family "
-            "and horizon (column), each divided by its usual size. Weights are never negative. "
-            "A row that is spread evenly follows the prior, not the data.",
+            "and horizon (column), each divided by its usual size. No weight is negative, and an "
+            "empty cell is zero. A row that is spread evenly follows the prior, not the data.",
             pictures.stacker_weights(rows, run.families),
         )
 

@@ -204,13 +204,8 @@ def read_horizon_run(run_dir: str | Path) -> HorizonResults:
         raise RunError(f"{run.path.name}: is no run of predictors", "see 'dpa runs list'")
     tables = {name: read_table(run.tables, name) for name in TABLES}
     known = {name: table for name, table in tables.items() if len(table)}
-    done = fits_done(run)
-    return HorizonResults(run.path, manifest, run.status(), done, known, _pairs(known, manifest))
-
-
-def fits_done(run: RunDirectory) -> int:
-    """Number of fits of a run that are finished."""
-    return sum(1 for _ in run.tasks.glob("[!.]*/*/*/summary.json"))
+    pairs = _pairs(known, manifest)
+    return HorizonResults(run.path, manifest, run.status(), run.fits_done(), known, pairs)
 
 
 def read_table(folder: Path, name: str) -> pd.DataFrame:
