@@ -328,7 +328,7 @@ class BatchView(View):
         filled = _masked(values, "filled")
         out = np.full(values.shape, np.nan)
         starts = np.flatnonzero(self._place == 0)
-        for start, stop in zip(starts, np.append(starts[1:], len(values)), strict=True):
+        for start, stop in zip(starts, np.append(starts, len(values))[1:], strict=True):
             out[start:stop] = np.cumsum(filled[start:stop], axis=0)
         return out
 

@@ -98,9 +98,9 @@ def range_surprise(view: View, minutes: int) -> Doubles:
 def close_location(view: View, minutes: int) -> Doubles:
     """Close location value, ``(2C - H - L) / (H - L)``; 0 where the price did not move."""
     high, low = view.highest("high", minutes), view.lowest("low", minutes)
-    width = high - low
-    place = ratio(2.0 * view.now("close") - high - low, width, width > 0, otherwise=0.0)
-    return np.where(np.isfinite(width), place, np.nan)
+    width, doubled = high - low, 2.0 * view.now("close") - high - low
+    place = ratio(doubled, width, width > 0, otherwise=0.0)
+    return np.where(np.isfinite(width) & np.isfinite(doubled), place, np.nan)
 
 
 @feature(

@@ -18,6 +18,18 @@ def signed_volume(view: View) -> Doubles:
 
 
 @series
+def volume_of_moves(view: View) -> Doubles:
+    """Shares traded in the bars that have a return."""
+    return np.where(np.isfinite(view.now("ret")), view.now("volume"), np.nan)
+
+
+@series
+def volume_at_price(view: View) -> Doubles:
+    """Shares traded in the bars that have a close."""
+    return np.where(np.isfinite(view.now("close")), view.now("volume"), np.nan)
+
+
+@series
 def price_volume(view: View) -> Doubles:
     """Close times shares traded."""
     return view.now("close") * view.now("volume")
@@ -50,7 +62,7 @@ def volume_for_the_time(view: View) -> Doubles:
 @feature("signed volume over volume, over the look-back, -1 to 1", (30, 60, 390, 1950), bars=3)
 def volume_imbalance(view: View, minutes: int) -> Doubles:
     """Tick-rule order flow at the resolution of bars (Lee & Ready 1991 in spirit)."""
-    flow, traded = view.mean("signed_volume", minutes), view.mean("volume", minutes)
+    flow, traded = view.mean("signed_volume", minutes), view.mean("volume_of_moves", minutes)
     return ratio(flow, traded, traded > 0)
 
 
@@ -61,12 +73,8 @@ def volume_imbalance(view: View, minutes: int) -> Doubles:
 )
 def vwap_distance(view: View, minutes: int) -> Doubles:
     """How far the close is from what was paid on average."""
-    return view.scaled(
-        log_ratio(
-            view.now("close") * view.mean("volume", minutes), view.mean("price_volume", minutes)
-        ),
-        minutes,
-    )
+    weighted = view.now("close") * view.mean("volume_at_price", minutes)
+    return view.scaled(log_ratio(weighted, view.mean("price_volume", minutes)), minutes)
 
 
 @feature(
@@ -77,7 +85,7 @@ def vwap_distance(view: View, minutes: int) -> Doubles:
 )
 def vwap_distance_session(view: View) -> Doubles:
     """Distance from the price paid on average since the open."""
-    weighted = view.now("close") * view.since_open("volume")
+    weighted = view.now("close") * view.since_open("volume_at_price")
     away = log_ratio(weighted, view.since_open("price_volume"))
     return view.scaled(away, 1.0) / np.sqrt(view.minute)
 
