@@ -72,6 +72,7 @@ def build_parser() -> OneLineParser:
     _add_data(commands)
     _add_steps(commands)
     _add_runs(commands)
+    _add_horizons(commands)
     _add_config(commands)
     _add_simulate(commands)
     return parser
@@ -105,6 +106,12 @@ def _add_simulate(commands: Any) -> None:
     from dpa.simulation.commands import add_simulate_commands
 
     add_simulate_commands(commands)
+
+
+def _add_horizons(commands: Any) -> None:
+    from dpa.horizon_commands import add_horizon_commands
+
+    add_horizon_commands(commands, add_command, STORAGE)
 
 
 def _add_storage(parser: argparse.ArgumentParser) -> None:

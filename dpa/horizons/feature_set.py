@@ -111,12 +111,13 @@ def trace(
     view.reach.begin(feature.name)
     with np.errstate(all="ignore"):
         feature.compute(view)
-        view.now("sigma")
+        reach = view.reach.bars[feature.name]
+        view.now("sigma")  # what a row is scaled by is part of what it means
     own = view.reach
     sources = {name: SERIES[name].source for name in own.inputs[feature.name] if name in SERIES}
     identity = [feature.name, feature.version, feature.minutes, feature.source, sources]
     return Trace(
-        own.bars[feature.name],
+        reach,
         frozenset(own.needs[feature.name]),
         stable_hash([*identity, settings.sigma_minutes, settings.coverage]),
     )

@@ -379,7 +379,10 @@ def plan_sides(
         Side.of(s, Recipe(settings, s.names, s.interval, s.calendar, held, chosen))
         for s, held in zip(sources, extras, strict=True)
     )
-    family_class(family)(first.recipe.schema(), settings.families)  # says what it lacks
+    try:
+        family_class(family)(first.recipe.schema(), settings.families)
+    except ConfigError as e:
+        raise ConfigError(e.what, "choose another family") from e
     return (first, second), left_out
 
 
