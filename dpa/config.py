@@ -51,7 +51,9 @@ class DataConfig(Section):
     """What is read, and which names may be traded on each date."""
 
     path: str | None = Field(
-        None, description="wide or long CSV/Parquet file, or a directory of shards; none: sample"
+        None,
+        description="wide or long CSV/Parquet file, or a directory of shards; none: sample, for "
+        "predictors an invented market",
     )
     calendar: str = Field("XNYS", description="exchange_calendars code of the venue")
     interval: str | None = Field(None, description="bar length such as 5m, 1h, 1d; none: inferred")
@@ -314,25 +316,32 @@ class FamiliesConfig(Section):
     gbdt_trees: int = Field(100, ge=1, le=10000, description="most trees per target")
     gbdt_leaves: int = Field(8, ge=2, le=1000, description="leaves of a tree")
     gbdt_rate: float = Field(0.07, gt=0, le=1, description="shrinkage of each tree")
-    gbdt_min_rows: int = Field(500, ge=1, description="least rows in a leaf")
+    gbdt_min_rows: int = Field(100, ge=1, description="least rows in a leaf")
+    gbdt_min_share: float = Field(
+        0.05,
+        ge=0,
+        lt=0.5,
+        description="least share of the rows in a leaf: rows of neighbouring bars and of one bar's "
+        "names are far from independent",
+    )
     gbdt_bins: int = Field(63, ge=2, le=255, description="bins of a feature")
     gbdt_fraction: float = Field(
         0.5, gt=0, le=1, description="rows, and features, drawn for each tree"
     )
     gbdt_patience: int = Field(20, ge=1, description="trees without a better holdout to stop after")
-    encoder_width: int = Field(64, ge=2, le=4096, description="units of the hidden layers")
-    encoder_layers: int = Field(2, ge=1, le=10, description="hidden layers of the shared encoder")
-    encoder_norm: bool = Field(True, description="layer normalisation before each activation")
-    encoder_dropout: float = Field(0.1, ge=0, lt=1, description="dropout while training")
-    encoder_epochs: int = Field(20, ge=1, le=10000, description="most passes over the rows")
+    encoder_width: int = Field(16, ge=2, le=4096, description="units of the hidden layers")
+    encoder_layers: int = Field(1, ge=1, le=10, description="hidden layers of the shared encoder")
+    encoder_norm: bool = Field(False, description="layer normalisation before each activation")
+    encoder_dropout: float = Field(0.3, ge=0, lt=1, description="dropout while training")
+    encoder_epochs: int = Field(40, ge=1, le=10000, description="most passes over the rows")
     encoder_patience: int = Field(
-        4, ge=1, description="epochs without a better holdout to stop after"
+        8, ge=1, description="epochs without a better holdout to stop after"
     )
-    encoder_rate: float = Field(1e-3, gt=0, le=1, description="AdamW step size")
+    encoder_rate: float = Field(5e-4, gt=0, le=1, description="AdamW step size")
     encoder_decay: float = Field(1e-3, ge=0, description="AdamW weight decay")
     encoder_batch: int = Field(4096, ge=1, description="rows of one step")
     loss_weights: Literal["equal", "decay", "uncertainty"] = Field(
-        "uncertainty",
+        "decay",
         description="weights of the heads: equal; falling from the primary horizon; learned "
         "(Kendall et al. 2018)",
     )

@@ -20,7 +20,7 @@ from dpa.horizons.calibration import brier_score, brier_skill, reliability
 from dpa.horizons.types import BARRIERS, Doubles
 from dpa.market.calendars import nanoseconds, utc_index
 from dpa.market.interval_specs import Horizon
-from dpa.validation.information import cross_sectional_ic, ic_by_month, mean_ic
+from dpa.validation.information import cross_sectional_ic, ic_by_month, linear_ic, mean_ic
 
 LEAST_NAMES = 5  # fewest names for a rank correlation
 
@@ -88,6 +88,7 @@ class Scores:
         self.horizons, self.lag = tuple(horizons), lag
         self._spans: list[tuple[int, pd.DatetimeIndex]] = []
         self._ic: dict[tuple[str, int, int], list[Doubles | None]] = {}
+        self._linear: dict[tuple[str, int], list[Doubles | None]] = {}
         self._names: dict[tuple[str, int], list[NDArray[np.int64]]] = {}
         self._alike: dict[tuple[int, str, str], list[Doubles]] = {}
         self._barriers: dict[tuple[str, int], list[tuple[NDArray[Any], NDArray[Any]]]] = {}
@@ -108,6 +109,10 @@ class Scores:
                     window.outcomes[:, :, place]
                 )
                 self._names.setdefault((family, place), []).append(known.sum(axis=1))
+                linear = self._linear.setdefault((family, place), [None] * before)
+                linear.append(
+                    linear_ic(forecast[:, :, place], window.outcomes[:, :, place], LEAST_NAMES)
+                )
                 for judged in places:
                     series = self._ic.setdefault((family, place, judged), [None] * before)
                     series.append(
@@ -115,7 +120,7 @@ class Scores:
                             forecast[:, :, place], window.outcomes[:, :, judged], LEAST_NAMES
                         )
                     )
-        for series in self._ic.values():
+        for series in [*self._ic.values(), *self._linear.values()]:
             series += [None] * (len(self._spans) - len(series))
         for place in places:
             for family, other in combinations(window.forecasts, 2):
@@ -198,6 +203,41 @@ class Scores:
                 rows.append((family, horizon.label, *numbers, self._mean_names(family, place)))
         columns = ["family", "horizon", "ic", "se", "t", "n_bars", "mean_names"]
         return pd.DataFrame(rows, columns=columns)
+
+    def against_best(self, family: str) -> pd.DataFrame:
+        """One family against the best of the others at each horizon, over the bars both score.
+
+        The best is chosen by its IC over those very bars, in hindsight: a hard benchmark.
+
+        Returns
+        -------
+        DataFrame
+            Columns horizon, best, ic, best_ic, difference, se (of the difference, paired by bar),
+            linear_ic, best_linear_ic (mean cross-sectional Pearson correlation: a rank
+            correlation flatters forecasts with many ties), n_bars.
+        """
+        rows = []
+        for place, horizon in enumerate(self.horizons):
+            own = self.ic_series(family, place)
+            ranked = []
+            for other in self.families:
+                both = np.isfinite(own) & np.isfinite(self.ic_series(other, place))
+                if other != family and both.any():
+                    ranked.append((float(self.ic_series(other, place)[both].mean()), other))
+            if not ranked:
+                continue
+            best = max(ranked)[1]
+            theirs = self.ic_series(best, place)
+            found = mean_ic(own - theirs, self._overlap(horizon))
+            both = np.isfinite(own) & np.isfinite(theirs)
+            linear = [
+                float(np.nanmean(self._along(self._linear[name, place])[both]))
+                for name in (family, best)
+            ]
+            means = float(own[both].mean()), float(theirs[both].mean())
+            rows.append((horizon.label, best, *means, found.ic, found.se, *linear, found.n_bars))
+        names = ["horizon", "best", "ic", "best_ic", "difference", "se"]
+        return pd.DataFrame(rows, columns=[*names, "linear_ic", "best_linear_ic", "n_bars"])
 
     def decay_table(self) -> pd.DataFrame:
         """Forecasts of every horizon judged by the returns of every horizon.

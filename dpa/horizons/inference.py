@@ -4,6 +4,7 @@ Adding a bar touches ring buffers and the newest row only. What it gives is what
 whole history gives, since features have the same bits in both.
 """
 
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +15,8 @@ from dpa.errors import DataError
 from dpa.horizons.bundle import HorizonBundle, barrier_mean
 from dpa.horizons.clock import SessionClock, bar_grid
 from dpa.horizons.dataset import usable_rows
-from dpa.horizons.types import Doubles, Singles
+from dpa.horizons.targets import centred
+from dpa.horizons.types import Doubles, Integers, Singles
 from dpa.horizons.views import BatchView, LiveView
 from dpa.market.panel import Panel
 from dpa.market.session_grid import on_session_grid
@@ -69,10 +71,17 @@ class _Said:
     confidence: Doubles
 
 
-def _forecast_rows(bundle: HorizonBundle, features: Singles) -> _Said:
-    """Every family, the stacker and the calibrated barriers on rows (n_rows, n_features)."""
+def _forecast_rows(bundle: HorizonBundle, features: Singles, bar: Integers) -> _Said:
+    """Every family, the stacker and the calibrated barriers on rows (n_rows, n_features).
+
+    `bar` (n_rows,) never decreases: rows of one bar are one cross-section.
+    """
     said = [family.predict(features) for family in bundle.families.values()]
     returns = np.stack([np.ascontiguousarray(s.returns.T) for s in said], axis=1)
+    if bundle.manifest.settings.horizons.target == "excess":
+        edges = np.flatnonzero(np.diff(bar, prepend=-1, append=-1))
+        for first, last in itertools.pairwise(edges):
+            returns[..., first:last] = centred(returns[..., first:last])
     stack = bundle.stacker.predict(returns)
     mean = barrier_mean([s.barriers for s in said if s.barriers is not None])
     barriers = np.full((2, len(features)), np.nan)
@@ -139,7 +148,7 @@ class LivePredictor:
         least = bundle.manifest.settings.horizons.min_features
         usable = usable_rows(features, sigma, self._newest.mask, least)[0]
         places = np.flatnonzero(usable)
-        said = _forecast_rows(bundle, features[0][places])
+        said = _forecast_rows(bundle, features[0][places], np.zeros(len(places), np.int64))
         absent = tuple(name for name in bundle.manifest.names if name not in set(self.names))
         length = len(self.names) + len(absent)
         return BundleForecast(
@@ -311,7 +320,7 @@ def predict_batch(bundle: HorizonBundle, panel: Panel) -> BatchForecast:
     usable = usable_rows(features, sigma, panel.mask, least)
     usable[: bundle.features.reach] = False
     bar, asset = np.nonzero(usable)
-    said = _forecast_rows(bundle, features[bar, asset])
+    said = _forecast_rows(bundle, features[bar, asset], bar)
 
     def dense(values: Doubles) -> Doubles:
         out = np.full((panel.n_bars, *values.shape[:-1], panel.n_assets), np.nan)

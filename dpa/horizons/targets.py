@@ -7,6 +7,7 @@ exact mirrors. Prices are on the complete session grid, missing ones NaN, so bar
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,6 +97,21 @@ def excess(returns: Doubles, member: NDArray[np.bool_]) -> Doubles:
     total = np.where(known, returns, 0.0).sum(axis=1, keepdims=True)
     mean = ratio(total, count, count >= LEAST_NAMES)
     return returns - mean
+
+
+def centred(forecasts: NDArray[Any]) -> NDArray[Any]:
+    """Forecasts of one bar's names less their mean: what is said of all names alike is no excess.
+
+    Parameters
+    ----------
+    forecasts : ndarray of shape (..., n_assets)
+        NaN where nothing is said, which it stays.
+    """
+    known = np.isfinite(forecasts)
+    count = known.sum(axis=-1, keepdims=True)
+    total = np.where(known, forecasts, 0.0).sum(axis=-1, keepdims=True, dtype=np.float64)
+    mean = np.divide(total, count, out=np.zeros(total.shape), where=count > 0)
+    return np.where(known, forecasts - mean, np.nan).astype(forecasts.dtype)
 
 
 def scaled_targets(

@@ -31,6 +31,7 @@ from dpa.horizons.evaluation import ForecastWindow, Scores
 from dpa.horizons.families.protocol import family_class
 from dpa.horizons.recipe import Recipe
 from dpa.horizons.stacker import CrossHorizonStacker
+from dpa.horizons.targets import centred
 from dpa.horizons.training import FINAL, final_fold, load_final, read_forecast, read_summary
 from dpa.horizons.types import BARRIERS
 from dpa.research.horizon_checks import leakage_checks
@@ -127,16 +128,24 @@ def read_windows(
             name: read_forecast(run.tasks, f"{fold.index:03d}", name, schema)
             for name in plan.families
         }
+        relative = recipe.settings.horizons.target == "excess"
         yield _Window(
             fold,
-            {name: f.returns.astype(np.float32) for name, f in said.items()},
+            {name: _returns(f.returns, relative) for name, f in said.items()},
             {n: f.barriers.astype(np.float32) for n, f in said.items() if f.barriers is not None},
             dataset.dense("targets", fold.test_start, fold.test_stop),
             dataset.dense("barriers", fold.test_start, fold.test_stop),
         )
 
 
-def _sample(window: _Window, rows: int) -> _Sample:
+def _returns(forecasts: NDArray[np.float64], relative: bool) -> NDArray[np.float32]:
+    """Forecasts (n_bars, n_assets, n_horizons), relative to each bar's mean if asked."""
+    if relative:
+        forecasts = centred(forecasts.transpose(0, 2, 1)).transpose(0, 2, 1)
+    return np.ascontiguousarray(forecasts, np.float32)
+
+
+def _sample(window: _Window, rows: int, limit: float) -> _Sample:
     shape = window.targets.shape
     said = np.any([np.isfinite(f).any(axis=2) for f in window.forecasts.values()], axis=0)
     bar, asset = np.nonzero(said)
@@ -150,7 +159,7 @@ def _sample(window: _Window, rows: int) -> _Sample:
     return _Sample(
         bar + window.fold.test_start,
         forecasts,
-        window.targets[bar, asset].T,
+        np.clip(window.targets[bar, asset].T, -limit, limit),
         raw.astype(np.float32),
         window.labels[bar, asset],
     )
@@ -190,6 +199,7 @@ def close_horizons(
     table = scores.ic_table()
     tables = {
         "ic": table,
+        "stacker_against_best": scores.against_best(STACKED),
         "decay": scores.decay_table(),
         "months": scores.month_table(),
         "correlations": scores.family_correlations(),
@@ -222,8 +232,10 @@ def score_windows(
     for window in read_windows(run, plan, recipe, dataset):
         start = window.fold.test_start
         shape = window.targets.shape
-        stack = learned.stacker(start).predict(window.columns())
-        stacked = stack.forecast.T.reshape(shape).astype(np.float32)
+        stacker = learned.stacker(start)
+        stacked = np.full(shape, np.nan, np.float32)
+        if stacker.n_rows.any():  # before that it is the prior alone, and not scored
+            stacked[:] = stacker.predict(window.columns()).forecast.T.reshape(shape)
         probabilities = dict(window.raw)
         mean = barrier_mean([raw.astype(np.float64) for raw in window.raw.values()])
         if mean is not None:
@@ -239,7 +251,8 @@ def score_windows(
                 window.labels,
             )
         )
-        learned.samples.append(_sample(window, per_window))
+        limit = recipe.settings.horizons.target_clip
+        learned.samples.append(_sample(window, per_window, limit))
     return scores, learned
 
 

@@ -111,6 +111,23 @@ def _rank_correlation(first: NDArray, second: NDArray, least: int) -> Doubles:  
     return out
 
 
+def linear_ic(forecast: ArrayLike, outcome: ArrayLike, least: int = 5) -> Doubles:
+    """Pearson correlation across names, bar by bar; parameters as :func:`cross_sectional_ic`."""
+    first, second = _paired(forecast, outcome)
+    both = np.isfinite(first) & np.isfinite(second)
+    count = both.sum(axis=1)
+    sides = []
+    for side in (first, second):
+        filled = np.where(both, side, 0.0).astype(np.float64)
+        mean = filled.sum(axis=1) / np.maximum(count, 1)
+        sides.append(np.where(both, filled - mean[:, None], 0.0))
+    covariance = np.einsum("ta,ta->t", *sides)
+    spread = np.sqrt(np.prod([np.einsum("ta,ta->t", s, s) for s in sides], axis=0))
+    good = (count >= max(least, 2)) & (spread > 0)
+    out: Doubles = np.where(good, covariance / np.where(good, spread, 1.0), np.nan)
+    return out
+
+
 def newey_west_se(values: ArrayLike, lags: int) -> float:
     """Standard error of a mean, robust to autocorrelation (Newey & West 1987).
 

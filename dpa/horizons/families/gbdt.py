@@ -216,7 +216,7 @@ class GbdtFamily:
     ) -> tuple[str, dict[str, tuple[float, ...]]]:
         """One model as text, and its losses after each tree by the rows they are of."""
         columns = self._columns(head)
-        parameters = self._parameters(head, seed)
+        parameters = self._parameters(head, seed, len(learned.known))
         train = lgb.Dataset(
             learned.matrix(scaling, columns), learned.targets, params=parameters
         ).construct()
@@ -237,7 +237,7 @@ class GbdtFamily:
         curves = {part: tuple(*metrics.values()) for part, metrics in losses.items()}
         return booster.model_to_string(), curves
 
-    def _parameters(self, head: str, seed: int) -> dict[str, Any]:
+    def _parameters(self, head: str, seed: int, rows: int) -> dict[str, Any]:
         settings = self._settings
         return {
             "objective": "binary" if head in BARRIERS else settings.gbdt_loss,
@@ -245,7 +245,7 @@ class GbdtFamily:
             "alpha": HUBER_WIDTH,
             "learning_rate": settings.gbdt_rate,
             "num_leaves": settings.gbdt_leaves,
-            "min_data_in_leaf": settings.gbdt_min_rows,
+            "min_data_in_leaf": max(settings.gbdt_min_rows, int(settings.gbdt_min_share * rows)),
             "max_bin": settings.gbdt_bins,
             "bagging_fraction": settings.gbdt_fraction,
             "bagging_freq": 1,
