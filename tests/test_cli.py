@@ -3,9 +3,11 @@
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +20,7 @@ from dpa.config import Settings, load_settings
 from dpa.errors import ClusterUnavailable, ConfigError, DpaError, RunError
 from dpa.runs import RunDirectory, list_runs
 from dpa.simulation.planted import PlantedMarket, simulate
+from tests.horizon_runs import HORIZONS, write_horizon_run
 
 SMALL = "--window 10 --n-clusters 2 --epochs 2 --train-bars 40 --test-bars 30".split()  # noqa: SIM905
 
@@ -69,7 +72,7 @@ def test_the_commands_are_the_documented_ones() -> None:
 def test_every_command_has_examples_that_parse(words: tuple[str, ...]) -> None:
     shown = COMMANDS[words].format_help()
     examples = [
-        line.strip().split(" > ")[0].split()[1:]
+        shlex.split(line.strip().split(" > ")[0])[1:]
         for line in shown.partition("example")[2].splitlines()
         if line.strip().startswith("dpa ")
     ]
@@ -255,3 +258,102 @@ def test_an_interrupted_rolling_is_resumed_to_the_same_bytes(
     for name in ("returns.parquet", "weights.parquet", "clusters.parquet"):
         left, right = (r.trial("default") / name for r in (run, whole))
         assert left.read_bytes() == right.read_bytes()
+
+
+@pytest.fixture
+def both_kinds(prices: Path, tmp_path: Path) -> Path:
+    """Storage of a run of the grid and a later one of predictors."""
+    rolled(prices, tmp_path)
+    write_horizon_run(tmp_path, skill=0.03, created=datetime(2100, 1, 5, 12, tzinfo=UTC))
+    return tmp_path
+
+
+def test_runs_of_both_kinds_are_listed(
+    both_kinds: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert cli.main(["runs", "list", "--storage", str(both_kinds)]) == 0
+    head, grid, predictors = capsys.readouterr().out.splitlines()
+    assert head.split() == ["run", "kind", "status", "done", "best", "data"]
+    assert grid.split()[1:6] == ["grid", "complete", "1/1", "net", "Sharpe"]
+    [run] = [run for run in list_runs(both_kinds) if run.read_manifest().kind == "horizons"]
+    ic = pd.read_csv(run.tables / "ic.csv")
+    best = ic.loc[ic["t"].idxmax()]
+    shown = f"{best.family} {best.horizon} IC {best.ic:.4f} (t {best.t:.1f})"
+    assert predictors.split()[1:4] == ["horizons", "complete", "40/40"]
+    assert shown in predictors
+
+
+def test_a_run_of_predictors_that_has_not_begun_is_listed_and_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_horizon_run(tmp_path, begun=False, status="interrupted")
+    assert cli.main(["runs", "list", "--storage", str(tmp_path)]) == 0
+    line = capsys.readouterr().out.splitlines()[1].split()
+    assert line == [run.path.name, "horizons", "interrupted", "0/40", "-", "us_5min_bars.parquet"]
+    assert cli.main(["runs", "show", "latest", "--storage", str(tmp_path)]) == 0
+    assert "No verdict:" in capsys.readouterr().out
+
+
+def test_a_run_of_predictors_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_horizon_run(tmp_path, skill=0.03)
+    assert cli.main(["runs", "show", "latest", "--storage", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert "families  cluster, ridge, gbdt, encoder" in lines
+    assert "fits      40 of 40 done" in lines
+    assert "fold 0    4602 bars trained, tested 2024-09-10 to 2024-10-07" in lines
+    assert lines[[line[:6] for line in lines].index("fold 2")].endswith("(cut short)")
+    head = next(line for line in lines if line.startswith("rank IC"))
+    assert head.split()[2:] == list(HORIZONS)
+    for row in pd.read_csv(run.tables / "ic.csv").itertuples():
+        [line] = [line for line in lines if line.startswith(f"{row.family} ")]
+        assert f"{row.ic:.4f} (t {row.t:.1f})" in line
+    assert lines[-1].startswith("Evidence at 5m, 10m, 15m and 30m; no evidence at 60m and 1d.")
+
+
+def test_the_report_of_predictors_is_written_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_horizon_run(tmp_path, horizons=("5m", "1d"))
+    assert cli.main(["runs", "report", "latest", "--storage", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{run.report}\n"
+    assert "Rank IC by family and horizon" in run.report.read_text(encoding="utf-8")
+
+
+def test_promoting_predictors_names_the_command_that_does_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_horizon_run(tmp_path, begun=False)
+    assert cli.main(["runs", "promote", "latest", "--storage", str(tmp_path)]) == 2
+    assert f"use 'dpa bundle promote {run.path.name}'" in capsys.readouterr().err
+
+
+def test_runs_of_predictors_are_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = write_horizon_run(tmp_path, skill=0.03)
+    second = write_horizon_run(
+        tmp_path, horizons=("5m", "1d"), created=datetime(2026, 1, 6, tzinfo=UTC), seed=1
+    )
+    names = [first.path.name, second.path.name]
+    assert cli.main(["runs", "compare", *names, "--storage", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["rank", "IC", *names]
+    ridge = next(line for line in lines if line.startswith("ridge 10m"))
+    assert ridge.endswith("  -")
+    tables = [pd.read_csv(run.tables / "ic.csv") for run in (first, second)]
+    stacked = next(line for line in lines if line.startswith("stacked 1d"))
+    for table in tables:
+        [row] = [r for r in table.itertuples() if (r.family, r.horizon) == ("stacked", "1d")]
+        assert f"{row.ic:.4f} (t {row.t:.1f})" in stacked
+    differs = next(line for line in lines if line.startswith("horizons "))
+    assert differs.split() == ["horizons", ",".join(HORIZONS), "5m,1d"]
+
+
+def test_runs_of_two_kinds_are_not_compared(
+    both_kinds: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [run.path.name for run in list_runs(both_kinds)]
+    assert cli.main(["runs", "compare", *names, "--storage", str(both_kinds)]) == 2
+    assert "compare runs of one kind" in capsys.readouterr().err

@@ -4,7 +4,6 @@ import dataclasses
 import math
 import shutil
 import subprocess
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -30,42 +29,9 @@ from dpa.research.report.trial_pictures import (
 )
 from dpa.research.report.words import caveats
 from dpa.research.results import read_run, search_statistics, write_grid_csv
+from tests.html_page import Page
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
-
-
-class Page(HTMLParser):
-    """Tables by name, the text of elements by id, and every address the page refers to."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tables, self.addresses, self.policies = {}, [], []
-        self.text = ""
-        self._table, self._cell = None, False
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.addresses += [attrs[key] for key in ("src", "href", "action", "data") if key in attrs]
-        if tag == "table":
-            self._table = self.tables.setdefault(attrs["data-table"], [])
-        elif tag == "tr":
-            self._table.append([])
-        elif tag in ("td", "th"):
-            self._table[-1].append("")
-            self._cell = True
-        elif tag == "script":
-            self._cell = None
-
-    def handle_endtag(self, tag):
-        if tag in ("td", "th", "script"):
-            self._cell = False
-
-    def handle_data(self, data):
-        if self._cell:
-            self._table[-1][-1] += data
-        if self._cell is not None:
-            self.text += data
 
 
 def page_of(directory):

@@ -43,17 +43,17 @@ def verdict(run: HorizonResults) -> Verdict:
     Every family, the stacker included, at every horizon counts as one look; a chance of luck
     below 5 % over all of them is called evidence.
     """
-    if not run.judged:
-        fits = f"{run.done} of {run.manifest.n_trials} fits done"
-        why = "no t values" if run.pairs else "no table of information coefficients"
-        return Verdict(f"No verdict: there are {why} ({fits})." if run.pairs else
-                       f"No verdict: there is {why} ({fits}).", "")  # fmt: skip
-    found = [h for h in run.horizons if standing(run, h) in (EVIDENCE, FAMILY_ONLY)]
     if run.failed_checks:
         failed = listed(run.failed_checks)
         return Verdict(f"Not to be believed: leakage checks failed ({failed}).", _reason(run))
+    if not run.judged:
+        why = "no error of any IC" if run.pairs else "no table of information coefficients"
+        fits = f"{run.done} of {run.manifest.n_trials} fits done"
+        return Verdict(f"No verdict: there is {why} ({fits}).", "")
+    found = [h for h in run.horizons if standing(run, h) in (EVIDENCE, FAMILY_ONLY)]
     if run.manifest.settings.horizons.placebo:
-        return Verdict(_placebo(found), _reason(run))
+        strange = [h for h in run.horizons if standing(run, h) not in (NONE, UNKNOWN)]
+        return Verdict(_placebo(strange), _reason(run))
     words = _answer(run, found)
     if run.manifest.data.source == PLANTED:
         words = f"On an invented market: {words[0].lower()}{words[1:]}"
@@ -63,15 +63,19 @@ def verdict(run: HorizonResults) -> Verdict:
 def _placebo(found: Sequence[str]) -> str:
     if found:
         return (
-            "Leak: the labels were dealt out anew among the names, and yet forecasts rank returns "
-            f"at {listed(found)}."
+            "Leak: the labels were dealt out anew among the names, and yet forecasts rank returns, "
+            f"one way or the other, at {listed(found)}."
         )
     return "Placebo passed: no evidence, as it must be with labels dealt out anew among the names."
 
 
 def _answer(run: HorizonResults, found: Sequence[str]) -> str:
     if not found:
-        return "No evidence at any horizon: nothing here ranks returns better than luck would."
+        words = "No evidence at any horizon: nothing here ranks returns better than luck would"
+        backward = [h for h in run.horizons if standing(run, h) == BACKWARD]
+        if backward:
+            words += f", and at {listed(backward)} some rank them the wrong way round"
+        return words + "."
     rest = [h for h in run.horizons if h not in found]
     unknown = [h for h in rest if standing(run, h) == UNKNOWN]
     none = [h for h in rest if h not in unknown]
@@ -94,6 +98,8 @@ def _reason(run: HorizonResults) -> str:
         + f" would be about {number(expected_largest_t(n), 1)} by luck alone, and above "
         f"{number(rarely_largest_t(n), 1)} once in twenty."
     )
+    if "checks" not in run.tables:
+        words += " There are no leakage checks to vouch for it."
     if run.manifest.data.source == PLANTED:
         words += (
             " The market is invented, with a signal planted at every horizon: this tests whether "
