@@ -85,6 +85,11 @@ def settings() -> FamiliesConfig:
         encoder_epochs=8,
         encoder_batch=128,
         encoder_rate=5e-3,
+        encoder_layers=2,
+        encoder_norm=True,
+        encoder_dropout=0.1,
+        loss_weights="uncertainty",
+        gbdt_min_share=0.0,
     )
 
 
