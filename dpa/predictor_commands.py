@@ -119,8 +119,8 @@ def list_features(arguments: argparse.Namespace) -> None:
     head = ["feature", "minutes", f"bars of {spec.interval}", "role", "horizons", "needs"]
     print(columns([*head, "version", "what it is"], [_line(entry) for entry in found]))
     print(
-        f"\n{len(found)} features; minutes: declared look-back in session time, 0 where there is none; "
-        "bars:\nhow far back its value depends on anything"
+        f"\n{len(found)} features; minutes: declared look-back in session time, 0 where there is "
+        "none;\nbars: how far back its value depends on anything"
     )
 
 

@@ -335,7 +335,7 @@ def run_transfer(
     )
     series = tuple(_unknown(side) for side in sides)
     with tempfile.TemporaryDirectory(dir=scratch, prefix="transfer.") as folder:
-        dataset = _training_rows(first, folds[-1].train_stop, Path(folder), tell)
+        dataset = training_rows(first, folds[-1].train_stop, Path(folder), tell)
         done = []
         for fold in folds:
             windows = [side.bars_of(first.tested(fold)) for side in sides]
@@ -449,7 +449,7 @@ def common_features(
     return tuple(chosen), left_out
 
 
-def _training_rows(side: Side, stop: int, folder: Path, tell: Callable[[str], None]) -> Dataset:
+def training_rows(side: Side, stop: int, folder: Path, tell: Callable[[str], None]) -> Dataset:
     """Features and labels of the training interval on disk, up to bar `stop` or a little later."""
     last = side.edges[np.searchsorted(side.edges, stop)]
     spans = side.spans(0, int(last))
