@@ -306,7 +306,24 @@ def test_evidence_of_a_family_is_not_that_of_the_stacker(tmp_path):
     found = read_horizon_run(run.path)
     assert standing(found, "10m") == "evidence, not from the stacker"
     assert "best single family ridge 0.0200 ± 0.0030 (t 6.7)" in sentence(found, "10m")
-    assert verdict(found).answer.startswith("Evidence at 10m; no evidence at 5m, 15m")
+    assert verdict(found).answer.startswith(
+        "Evidence at 10m, but from single families, not from the stacker; no evidence at 5m, 15m"
+    )
+    chosen = (rows["family"] == "stacked") & (rows["horizon"] == "5m")
+    rows.loc[chosen, ["ic", "se", "t"]] = [0.02, 0.002, 10.0]
+    rows.to_csv(run.tables / "ic.csv", index=False)
+    assert verdict(read_horizon_run(run.path)).answer.startswith(
+        "Evidence at 5m; at 10m from single families only; no evidence at 15m"
+    )
+
+
+def test_forecasts_that_were_silent_are_named(run, tmp_path):
+    assert "Silent" not in " ".join(caveats(read_horizon_run(run.path)))
+    silent = write_horizon_run(tmp_path)
+    rows = pd.read_csv(silent.tables / "ic.csv")
+    rows.loc[(rows["family"] == "gbdt") & (rows["horizon"] == "10m"), "n_bars"] = 3000
+    rows.to_csv(silent.tables / "ic.csv", index=False)
+    assert "gbdt at 10m (3,000 of 4,680)" in " ".join(caveats(read_horizon_run(silent.path)))
 
 
 def test_a_horizon_without_errors_is_not_judged(tmp_path):

@@ -87,14 +87,9 @@ class Panels:
         return self.figure
 
 
-def _colour_axis(title: str, reach: float | None, digits: int) -> dict[str, Any]:
+def _colour_axis(title: str, reach: float | None) -> dict[str, Any]:
     """Diverging around zero up to ``+- reach``; rising from zero without one."""
-    bar = {
-        "title": {"text": title, "font": {"size": 13}},
-        "thickness": 12,
-        "outlinewidth": 0,
-        "tickformat": f".{digits}f",
-    }
+    bar = {"title": {"text": title, "font": {"size": 13}}, "thickness": 12, "outlinewidth": 0}
     if reach is None:
         return {"colorscale": RISING, "cmin": 0.0, "colorbar": bar}
     return {"colorscale": DIVERGING, "cmin": -reach, "cmax": reach, "colorbar": bar}
@@ -209,7 +204,7 @@ def decay(table: pd.DataFrame, families: Sequence[str]) -> go.Figure:
         )
     panels.figure.update_xaxes(title="return realised over", row=panels.rows)
     panels.figure.update_yaxes(title="forecast of", col=1)
-    return _finish_matrices(panels, _colour_axis("rank IC", _reach(table["ic"], 0.01), 2))
+    return _finish_matrices(panels, _colour_axis("rank IC", _reach(table["ic"], 0.01)))
 
 
 def _cells(
@@ -246,7 +241,7 @@ def months(table: pd.DataFrame, families: Sequence[str]) -> go.Figure:
     panels.figure.update_yaxes(title="horizon", col=1)
     values = table["ic"].abs()
     usual = float(values.quantile(0.98)) if values.notna().any() else 0.0
-    return _finish_matrices(panels, _colour_axis("rank IC", max(0.01, usual), 2))
+    return _finish_matrices(panels, _colour_axis("rank IC", max(0.01, usual)))
 
 
 def reliability(table: pd.DataFrame, colours: Mapping[str, str]) -> go.Figure:
@@ -324,7 +319,7 @@ def correlations(table: pd.DataFrame, families: Sequence[str]) -> go.Figure:
             "%{y} and %{x}: %{z:.3f}",
             "%{z:.2f}",
         )
-    return _finish_matrices(panels, _colour_axis("rank<br>correlation", 1.0, 1))
+    return _finish_matrices(panels, _colour_axis("rank<br>correlation", 1.0))
 
 
 def importance(
@@ -434,4 +429,4 @@ def stacker_weights(table: pd.DataFrame, families: Sequence[str]) -> go.Figure:
         )
     panels.figure.update_xaxes(title="forecast of", row=panels.rows)
     panels.figure.update_yaxes(title="combined for", col=1)
-    return _finish_matrices(panels, _colour_axis("weight", None, 2))
+    return _finish_matrices(panels, _colour_axis("weight", None))

@@ -16,6 +16,7 @@ from dpa.research.report.words import Verdict
 
 EVIDENCE, FAMILY_ONLY, NONE = "evidence", "evidence, not from the stacker", "no evidence"
 BACKWARD, UNKNOWN = "no evidence; the wrong way round", "too few bars to tell"
+FULL = 0.98  # of the bars of a horizon, below which a pair is said to have been silent
 FEW_LABELS = 80  # below it errors are known to be too small, see dpa.validation.information
 
 
@@ -79,10 +80,21 @@ def _answer(run: HorizonResults, found: Sequence[str]) -> str:
     rest = [h for h in run.horizons if h not in found]
     unknown = [h for h in rest if standing(run, h) == UNKNOWN]
     none = [h for h in rest if h not in unknown]
-    words = f"Evidence at {listed(found)}" if rest else "Evidence at every horizon"
+    words = _where(run, found)
     words += f"; no evidence at {listed(none)}" if none else ""
     words += f"; too few bars to tell at {listed(unknown)}" if unknown else ""
     return words + "."
+
+
+def _where(run: HorizonResults, found: Sequence[str]) -> str:
+    """At which horizons there is evidence, and where it is not the stacker's."""
+    alone = [h for h in found if standing(run, h) == FAMILY_ONLY]
+    stacked = [h for h in found if h not in alone]
+    if not stacked:
+        return f"Evidence at {listed(alone)}, but from single families, not from the stacker"
+    everywhere = len(stacked) == len(run.horizons)
+    words = f"Evidence at {'every horizon' if everywhere else listed(stacked)}"
+    return words + (f"; at {listed(alone)} from single families only" if alone else "")
 
 
 def _reason(run: HorizonResults) -> str:
@@ -153,8 +165,10 @@ def caveats(run: HorizonResults) -> list[str]:
     if lag == 1:
         found.append(
             "Execution: returns are counted from the close of the bar that forecasts "
-            "(execution_lag 1). Nobody fills there for certain; repeat with execution_lag 2."
+            "(execution_lag 1). Nobody fills there for certain, and over a bar or two an IC can be "
+            "the bounce between bid and ask, which cannot be earned; repeat with execution_lag 2."
         )
+    found += _silent(run)
     if run.manifest.data.source == PLANTED:
         found.insert(
             0,
@@ -162,6 +176,20 @@ def caveats(run: HorizonResults) -> list[str]:
             "and the signals are stronger and simpler than any real ones.",
         )
     return found
+
+
+def _silent(run: HorizonResults) -> list[str]:
+    """Pairs judged on clearly fewer bars than others of their horizon."""
+    most = {h: max(p.n_bars for p in run.pairs if p.horizon == h) for h in run.horizons}
+    short = [p for p in run.pairs if p.n_bars < FULL * most[p.horizon]]
+    if not short:
+        return []
+    named = listed([f"{_named(p)} ({p.n_bars:,.0f} of {most[p.horizon]:,.0f})" for p in short])
+    return [
+        "Silent forecasts: a bar at which a forecast is the same for all names, or missing, has no "
+        f"rank and is left out. Judged on fewer bars than others: {named}. Their ICs are means "
+        "over the bars where they had something to say."
+    ]
 
 
 def _survivorship(run: HorizonResults) -> str:
