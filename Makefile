@@ -1,4 +1,4 @@
-# Two commands do everything on a fresh machine: `make grid` and `make test`.
+# Everything on a fresh machine: `make grid`, `make horizons`, `make test`.
 
 SHELL := /bin/bash
 # Not -u: over ssh, bash reads the system's start-up files, and those use unset variables.
@@ -30,11 +30,11 @@ if [ -z "$${found:-}" ]; then \
 fi
 endef
 
-.PHONY: help install grid test bench constraints clean
+.PHONY: help install grid horizons test bench constraints clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
-	@echo 'Variables: PYTHON=python3.12  EXTRAS=sample,aws  ARGS="flags of tune/grid.py"  PIP_FLAGS="flags of pip"'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+	@echo 'Variables: PYTHON=python3.12  EXTRAS=sample,aws  ARGS="flags of the command"  PIP_FLAGS="flags of pip"'
 
 $(BIN)/python:
 	@$(FIND_PYTHON); \
@@ -56,6 +56,9 @@ install: $(INSTALLED) ## a virtual environment with dpa in it (EXTRAS=sample,aws
 
 grid: $(INSTALLED) ## install, then walk-forward-train the grid on the packaged sample
 	@$(BIN)/python tune/grid.py $(ARGS)
+
+horizons: $(INSTALLED) ## install, then train predictors on an invented market of known truth
+	@$(BIN)/python tune/horizons.py $(ARGS)
 
 test: $(INSTALLED_DEV) ## install, then ruff, mypy, import-linter and pytest
 	$(BIN)/ruff check .

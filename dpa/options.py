@@ -128,9 +128,14 @@ class Option:
         return self.check(value, origin)
 
     def check(self, value: Any, origin: str) -> Any:
-        """`value` converted to the field's type and held against its bounds; none where allowed."""
+        """`value` converted to the field's type and held against its bounds; none where allowed.
+
+        A list without an entry is ``none`` as well.
+        """
         if self.optional and absent(value):
             return None
+        if self.is_list and absent(value):
+            return ()
         annotation: Any = self.info.annotation
         if self.info.metadata:
             annotation = Annotated[(annotation, *self.info.metadata)]
@@ -143,7 +148,7 @@ class Option:
 
 def typed(value: Any) -> str:
     """A settings value as it is typed on a command line: ``none``, ``true``, ``0.3``, ``A,B``."""
-    if value is None:
+    if value is None or value == ():
         return "none"
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -323,7 +328,9 @@ def option_table() -> str:
         "environment (`DPA__MODEL__WINDOW=60`) and on the command line (`--window 60`).",
         "Precedence: defaults < YAML < environment < command line. `none` stands for absent.",
         "`python tune/grid.py` takes several values, separated by commas, for every setting but",
-        "those of `data`, and makes an axis of the grid of them.",
+        "those of `data`, and makes an axis of the grid of them. Everywhere else, as in",
+        "`python tune/horizons.py`, a setting has one value, and commas separate the entries of a",
+        "list. The grid reads the sections `data` to `costs`; predictors read all but `costs`.",
     ]
     for section, section_info in Settings.model_fields.items():
         model: Any = section_info.annotation

@@ -1,7 +1,8 @@
 """Commands in the README and docs exist as written, the marked ones run, and links lead somewhere.
 
 A block after the comment ``<!-- run -->`` is run as it stands; the blocks of one page share a
-scratch folder, in order. Everywhere else the command line is parsed by the program it calls.
+scratch folder, in order, with the page's Python blocks that begin with a file's name as files in
+it. Everywhere else the command line is parsed by the program it calls.
 """
 
 import argparse
@@ -32,9 +33,11 @@ PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 RUN_MARK = "<!-- run -->"
 RUN_SECONDS = 280
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+SCRIPT = re.compile(r"\A# (\w+\.py)\n")
 SPAN = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 JUDGED = ("dpa", "python", "make", "ray")
+Parsers = dict[str, argparse.ArgumentParser]  # of the programs in tune/, by file name
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,18 @@ def blocks_of(page: Path) -> list[Block]:
             marked = before.rstrip().endswith(RUN_MARK)
             found.append(Block(page, before.count("\n") + 1, marked, commands))
     return found
+
+
+def python_of(page: Path) -> list[str]:
+    """Python blocks of a page."""
+    fences = FENCE.finditer(page.read_text(encoding="utf-8"))
+    return [fence.group(2) for fence in fences if fence.group(1) == "python"]
+
+
+def scripts_of(page: Path) -> dict[str, str]:
+    """Python blocks whose first line names a file, by that name."""
+    named = ((SCRIPT.match(source), source) for source in python_of(page))
+    return {match.group(1): source for match, source in named if match is not None}
 
 
 def spans_of(page: Path) -> list[str]:
@@ -98,37 +113,44 @@ def words_of(command: str) -> Iterator[list[str]]:
             words.append(word)
 
 
-@pytest.fixture(scope="module")
-def grid_parser() -> argparse.ArgumentParser:
-    """The parser of tune/grid.py."""
+def load_program(name: str) -> Any:
+    """A file of tune/ as a module."""
     folder = REPOSITORY / "tune"
-    specification = importlib.util.spec_from_file_location("grid_of_docs", folder / "grid.py")
+    module_name = f"{name.removesuffix('.py')}_of_docs"
+    specification = importlib.util.spec_from_file_location(module_name, folder / name)
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     sys.path.insert(0, str(folder))
-    sys.modules["grid_of_docs"] = module
+    sys.modules[module_name] = module
     try:
         specification.loader.exec_module(module)
     finally:
         sys.path.remove(str(folder))
-    parser: argparse.ArgumentParser = module.build_parser()
-    return parser
+    return module
 
 
-def judge_python(words: list[str], parser: argparse.ArgumentParser) -> None:
+@pytest.fixture(scope="module")
+def parsers() -> Parsers:
+    """The parsers of the programs in tune/."""
+    return {name: load_program(name).build_parser() for name in ("grid.py", "horizons.py")}
+
+
+def judge_python(words: list[str], page: Path, parsers: Parsers) -> None:
     script = words[1]
-    if script.endswith("tune/grid.py"):
-        parser.parse_args(words[2:])
+    folder, _, name = script.rpartition("/")
+    if folder.endswith("tune") and name in parsers:
+        parsers[name].parse_args(words[2:])
     elif script.startswith("tests/benchmarks/"):
         source = (REPOSITORY / script).read_text(encoding="utf-8")
         for flag in (word for word in words[2:] if word.startswith("--")):
             assert f'"{flag}"' in source, f"{script} has no {flag}"
     elif script == "-m":
         assert importlib.util.find_spec(words[2]) is not None
-    else:
-        assert script == "-c", f"no such script: {script}"
+    elif script == "-c":
         compile(words[2], "<docs>", "exec")
+    else:
+        assert script in scripts_of(page), f"no such script: {script}"
 
 
 def judge_make(words: list[str]) -> None:
@@ -154,40 +176,41 @@ def judge_ray(words: list[str]) -> list[str]:
     return inner
 
 
-def judge(words: list[str], grid_parser: argparse.ArgumentParser) -> None:
+def judge(words: list[str], page: Path, parsers: Parsers) -> None:
     judges: dict[str, Callable[[], Any]] = {
         "dpa": lambda: build_parser().parse_args(words[1:]),
-        "python": lambda: judge_python(words, grid_parser),
+        "python": lambda: judge_python(words, page, parsers),
         "make": lambda: judge_make(words),
         "ray": lambda: judge_ray(words),
     }
     inner = judges[words[0]]()
     if words[0] == "ray" and inner:
-        judge(inner, grid_parser)
+        judge(inner, page, parsers)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
-def test_every_command_line_is_one_the_program_accepts(
-    block: Block, grid_parser: argparse.ArgumentParser
-) -> None:
+def test_every_command_line_is_one_the_program_accepts(block: Block, parsers: Parsers) -> None:
     for command in block.commands:
         for words in words_of(command):
             if words[0] in JUDGED:
                 try:
-                    judge(words, grid_parser)
+                    judge(words, block.page, parsers)
                 except (UserError, click.ClickException, KeyError) as error:
                     pytest.fail(f"{block}: {command}\n{error}")
 
 
-def judge_span(span: str, grid_parser: argparse.ArgumentParser) -> str:
+def judge_span(span: str, parsers: Parsers) -> str:
     """What is wrong with a command that may leave out what it needs to run; empty if nothing.
 
     With ``--help`` at its end, the parser goes as far as it can and then asks for nothing more.
     """
     program, *words = shlex.split(span)
-    if program == "python" and not words.pop(0).endswith("tune/grid.py"):
-        return "no such script"
-    parser = build_parser() if program == "dpa" else grid_parser
+    parser = build_parser()
+    if program == "python":
+        name = words.pop(0).rpartition("tune/")[2]
+        if name not in parsers:
+            return "no such script"
+        parser = parsers[name]
     shown = io.StringIO()
     try:
         with contextlib.redirect_stdout(shown), pytest.raises(SystemExit):
@@ -200,10 +223,8 @@ def judge_span(span: str, grid_parser: argparse.ArgumentParser) -> str:
 
 
 @pytest.mark.parametrize(("page", "span"), SPANS)
-def test_every_command_in_a_sentence_exists(
-    page: str, span: str, grid_parser: argparse.ArgumentParser
-) -> None:
-    assert judge_span(span, grid_parser) == ""
+def test_every_command_in_a_sentence_exists(page: str, span: str, parsers: Parsers) -> None:
+    assert judge_span(span, parsers) == ""
 
 
 @pytest.mark.parametrize(
@@ -214,19 +235,18 @@ def test_every_command_in_a_sentence_exists(
         ("dpa runs report --nope", "no option --nope"),
         ("dpa data import FILE --bars 3", "no option --bars"),
         ("python tune/grid.py --windw 3", "no option --windw"),
+        ("python tune/horizons.py --horizon 5m", "no option --horizon"),
         ("python tune/gird.py", "no such script"),
     ],
 )
-def test_a_wrong_command_in_a_sentence_is_found(
-    span: str, wrong: str, grid_parser: argparse.ArgumentParser
-) -> None:
-    assert wrong in judge_span(span, grid_parser)
+def test_a_wrong_command_in_a_sentence_is_found(span: str, wrong: str, parsers: Parsers) -> None:
+    assert wrong in judge_span(span, parsers)
 
 
 def test_the_grid_file_in_the_help_is_one_the_program_accepts(
-    grid_parser: argparse.ArgumentParser, tmp_path: Path
+    parsers: Parsers, tmp_path: Path
 ) -> None:
-    _, _, example = str(grid_parser.epilog).partition("and the axes:\n")
+    _, _, example = str(parsers["grid.py"].epilog).partition("and the axes:\n")
     path = tmp_path / "grid.yaml"
     path.write_text(textwrap.dedent(example), encoding="utf-8")
     grid = load_grid(path, {}, {})
@@ -244,6 +264,8 @@ def test_blocks_hold_commands() -> None:
 @pytest.mark.parametrize("page", RUN_PAGES, ids=lambda page: page.name)
 def test_marked_commands_run_as_written(page: Path, tmp_path: Path) -> None:
     (tmp_path / "tune").symlink_to(REPOSITORY / "tune")
+    for name, source in scripts_of(page).items():
+        (tmp_path / name).write_text(source, encoding="utf-8")
     commands = [command for block in blocks_of(page) if block.run for command in block.commands]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     for command in commands:
@@ -258,8 +280,14 @@ def test_marked_commands_run_as_written(page: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, f"{page.name}: $ {command}\n{done.stdout}\n{done.stderr}"
 
 
-def test_the_walk_through_is_run() -> None:
-    assert REPOSITORY / "docs" / "getting-started.md" in RUN_PAGES
+def test_the_walk_throughs_are_run() -> None:
+    assert {"getting-started.md", "horizons.md"} <= {page.name for page in RUN_PAGES}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_in_the_pages_is_python(page: Path) -> None:
+    for source in python_of(page):
+        compile(source, page.name, "exec")
 
 
 def anchors_of(page: Path) -> set[str]:
