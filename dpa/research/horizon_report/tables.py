@@ -208,10 +208,9 @@ def identity_table(run: HorizonResults) -> Table:
         ("horizons", _settings(settings.horizons)),
         ("families", _settings(settings.families)),
         ("stacking", _settings(settings.stacking)),
-        ("execution lag", f"{settings.walk_forward.execution_lag} bars"),
+        ("execution lag", f"{settings.walk_forward.execution_lag} bar(s)"),
         ("features", f"{len(used)}: {', '.join(used)}" if used else "not known"),
         ("bundle", _bundle(RunDirectory(run.path))),
-        ("run fingerprint", manifest.fingerprint()),
         ("code", f"dpa {manifest.code_version}, sources {manifest.code_hash[:16]}"),
         ("libraries", ", ".join(f"{k} {v}" for k, v in manifest.libraries.items())),
     )  # fmt: skip
