@@ -287,7 +287,7 @@ def read_forecast(tasks: Path, fold: str, family: str, schema: RowSchema) -> For
     folder = tasks / fold / family
     returns: NDArray[np.float64] | None = None
     barriers: NDArray[np.float64] | None = None
-    for target in sorted(path.name for path in folder.iterdir() if path.is_dir()):
+    for target in sorted(path.name for path in folder.glob("*/")):
         path = folder / target / FORECAST
         try:
             arrays = load_file(path)

@@ -1,6 +1,7 @@
 """Blocks on disk: whole, in any order, one and the same as a single pass; labels apart."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -91,7 +92,7 @@ def dataset(panel, recipe, session, tmp_path_factory):
 def test_every_bar_is_in_one_block_and_sessions_are_whole(per_block, session):
     spans = plan_blocks(session, per_block)
     assert [spans[0].start, spans[-1].stop] == [0, len(session)]
-    assert all(a.stop == b.start for a, b in zip(spans, spans[1:], strict=False))
+    assert all(a.stop == b.start for a, b in itertools.pairwise(spans))
     for span in spans:
         inside = session[span.start : span.stop]
         assert len(np.unique(inside)) <= per_block

