@@ -228,7 +228,7 @@ def _tail(config: DataConfig, n_bars: int, at: str | None) -> Panel:
         source = GridSource(load_wide_data(config))
     stop = source.n_bars
     if at is not None:
-        moment = _moment(at, config.calendar)
+        moment = _moment(at, source.calendar)
         stop = int(source.times().searchsorted(moment, side="right"))
         if not stop:
             raise DataError(

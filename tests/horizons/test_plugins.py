@@ -104,6 +104,6 @@ def test_a_mended_file_can_be_loaded_again(tmp_path):
 
 @pytest.mark.parametrize("name", ["nowhere.py", "no_such_module_at_all", ""])
 def test_what_is_not_there_is_told(name):
-    with pytest.raises(ConfigError, match="horizons.plugins") as caught:
+    with pytest.raises(ConfigError, match=r"horizons\.plugins") as caught:
         load_plugins([name])
     assert caught.value.cure
