@@ -349,5 +349,7 @@ class Scores:
                 table.insert(0, "barrier", BARRIERS[place])
                 table.insert(0, "family", family)
                 tables.append(table)
-        empty = reliability(np.zeros(0), np.zeros(0))
-        return pd.concat(tables, ignore_index=True) if tables else empty
+        if tables:
+            return pd.concat(tables, ignore_index=True)
+        nothing = reliability(np.zeros(0), np.zeros(0))
+        return nothing.reindex(columns=["family", "barrier", *nothing.columns])

@@ -138,6 +138,13 @@ def test_a_family_that_says_nothing_is_missing_not_zero():
     assert scored([silent]).barrier_table().empty
 
 
+def test_without_barrier_heads_the_tables_of_them_are_empty_and_keep_their_columns():
+    scores = scored(windows())
+    for table in (scores.barrier_table(), scores.reliability_table()):
+        assert table.empty
+        assert list(table.columns[:2]) == ["family", "barrier"]
+
+
 def test_barrier_table_by_hand():
     table = scored(windows()).barrier_table()
     assert table[["family", "barrier"]].to_numpy().tolist() == [
