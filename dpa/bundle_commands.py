@@ -24,6 +24,7 @@ from dpa.horizons.bundle import (
     read_pointer,
 )
 from dpa.horizons.inference import BundleForecast
+from dpa.horizons.plugins import load_plugins
 from dpa.horizons.types import BARRIERS, Doubles
 from dpa.market.calendars import TradingCalendar
 from dpa.market.panel import Panel
@@ -76,7 +77,7 @@ def show_command(arguments: argparse.Namespace) -> None:
     folder = find_bundle(arguments.reference, arguments.storage)
     manifest = read_bundle_manifest(folder)
     if arguments.json:
-        shown = manifest.model_dump(mode="json") | {"fingerprint": manifest.fingerprint()}
+        shown = manifest.model_dump(mode="json")
         print(json.dumps(shown, indent=1))
         return
     print("\n".join(f"{name:<13}{words}" for name, words in _facts(folder, manifest)))
@@ -90,7 +91,7 @@ def _facts(folder: Path, manifest: BundleManifest) -> Table:
     names = manifest.names
     return [
         ("bundle", str(folder)),
-        ("fingerprint", manifest.fingerprint()),
+        ("fingerprint", manifest.fingerprint),
         ("size", f"{size / 2**20:.2f} MiB in {len(manifest.files) + 1} files"),
         ("made", f"{manifest.created_at:%Y-%m-%d %H:%M} UTC by run {manifest.run_id}"),
         ("code", f"dpa {manifest.code_version} ({manifest.code_hash[:12]})"),
@@ -99,6 +100,7 @@ def _facts(folder: Path, manifest: BundleManifest) -> Table:
         ("from", f"{manifest.interval} bars of {manifest.calendar} with {arrays or 'a price'}"),
         ("a tail of", f"{manifest.tail_bars} bars, the newest included"),
         ("features", f"{len(manifest.features)}: {', '.join(manifest.features)}"),
+        ("plugins", ", ".join(manifest.plugins) or "none"),
         ("clusters", "its own cluster model" if "cluster" in manifest.needs else "none"),
         ("names", f"{len(names)}: {', '.join(names[:10])}{', ...' if names[10:] else ''}"),
         ("trained on", f"{manifest.trained_from:%Y-%m-%d} to {manifest.trained_until:%Y-%m-%d}"),
@@ -128,7 +130,7 @@ def _ic(manifest: BundleManifest, key: str) -> str:
 def verify_command(arguments: argparse.Namespace) -> None:
     """Check everything about a bundle; an error says what is wrong."""
     folder = find_bundle(arguments.reference, arguments.storage)
-    manifest = HorizonBundle.load(folder).manifest
+    manifest = HorizonBundle.load(folder, _plugins(arguments)).manifest
     print(
         f"{folder}: good\n"
         f"  manifest     of schema {manifest.schema_version}, as sealed\n"
@@ -136,13 +138,21 @@ def verify_command(arguments: argparse.Namespace) -> None:
         f"  features     {len(manifest.features)}, computed as when it was made\n"
         f"  families     {', '.join(manifest.families)}: the models the manifest names\n"
         f"  forecasts    of up to {PROBE_ROWS} stored rows, as when it was made\n"
-        f"  fingerprint  {manifest.fingerprint()}"
+        f"  fingerprint  {manifest.fingerprint}"
     )
+
+
+def _plugins(arguments: argparse.Namespace) -> tuple[str, ...]:
+    if arguments.plugins is None:
+        return ()
+    given: tuple[str, ...] = settings_options()["plugins"].parse(arguments.plugins, "--plugins")
+    return given
 
 
 def promote_command(arguments: argparse.Namespace) -> None:
     """Make a bundle the one that is served; a finished run does not override it."""
     folder = find_bundle(arguments.reference, arguments.storage)
+    load_plugins(_plugins(arguments))
     pointer = promote_bundle(folder, arguments.storage, SystemClock(), "hand")
     print(f"{folder} -> {pointer}")
 
@@ -208,7 +218,8 @@ def predict_command(arguments: argparse.Namespace) -> None:
     config = settings_from(arguments).data
     if config.path is None:
         raise ConfigError("--data: is missing", "give the bars to forecast from")
-    bundle = HorizonBundle.load(find_bundle(arguments.reference, arguments.storage))
+    folder = find_bundle(arguments.reference, arguments.storage)
+    bundle = HorizonBundle.load(folder, _plugins(arguments))
     manifest = bundle.manifest
     if arguments.config is None and "calendar" not in given_options(arguments):
         config = config.model_copy(update={"calendar": manifest.calendar})
@@ -314,7 +325,7 @@ def _record(forecast: BundleForecast, minutes: Doubles, manifest: BundleManifest
         return facts | barriers | {"reason": reason}
 
     return {
-        "bundle": manifest.fingerprint(),
+        "bundle": manifest.fingerprint,
         "time": forecast.time.isoformat(),
         "symbols": [symbol(place) for place in range(len(forecast.names))],
     }

@@ -93,6 +93,10 @@ def _add_bundle(commands: Any, add_command: Add, storage: str) -> None:
     )
     predict.add_argument("--json", action="store_true", help="print JSON")
     add_settings_options(predict, ("data",), positionals="REF --data FILE")
+    for parser in (verify, promotion, predict):
+        parser.add_argument(
+            "--plugins", metavar="FILE[,FILE...]", help="features and families of your own; run"
+        )
     for parser in (show, verify, promotion, predict):
         parser.add_argument("reference", metavar="REF", help=BUNDLE)
     compare.add_argument("references", metavar="REF", nargs="+", help=BUNDLE)

@@ -180,7 +180,7 @@ def run_horizons(arguments: argparse.Namespace, console: Console, clock: Clock) 
 
 
 def _count(plan: HorizonPlan) -> int:
-    return len(plan.tasks(plan.recipe(None)))
+    return len(plan.tasks(plan.without_features()))
 
 
 def say_resume(console: Console, run: RunDirectory) -> None:
@@ -221,7 +221,7 @@ def work(
 
 def announce(console: Console, run: RunDirectory, plan: HorizonPlan, url: str) -> None:
     """What starts, and where to look."""
-    horizons = plan.recipe(None).schema().labels
+    horizons = [horizon.label for horizon in plan.horizons]
     first_test = plan.times[plan.folds[0].test_start]
     lines = [
         f"run        {run.path}",

@@ -5,12 +5,13 @@
 ``probe.safetensors`` (a few rows and the forecasts they must give). Nothing in it runs on loading.
 """
 
+import copy
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,16 +26,21 @@ from safetensors.numpy import load_file, save_file
 import dpa
 import dpa.horizons.families
 from dpa.clock import Clock
+from dpa.cluster.model import ClusterModel
+from dpa.cluster.storage import load_model
 from dpa.config import Frozen, Settings
 from dpa.errors import DpaError, RunError
 from dpa.horizons.calibration import Calibrator
+from dpa.horizons.clusters import ClusterReader
 from dpa.horizons.families.protocol import Family, family_class
 from dpa.horizons.feature_set import FeatureSet
 from dpa.horizons.plugins import load_plugins
 from dpa.horizons.recipe import Recipe
 from dpa.horizons.stacker import CrossHorizonStacker
 from dpa.horizons.types import Rows, RowSchema, Singles
-from dpa.market.panel import Panel
+from dpa.horizons.views import BatchView
+from dpa.market.calendars import nanoseconds, utc_index
+from dpa.market.panel import EXTRAS, Panel
 from dpa.runs import code_hash, find_run, library_versions, stable_hash, write_atomically
 
 if TYPE_CHECKING:
@@ -45,7 +51,8 @@ MANIFEST, CLUSTER = "manifest.json", "cluster"
 STACKER, PROBE = "stacker.safetensors", "probe.safetensors"
 POINTER = "promoted-bundle.json"
 PROBE_TOLERANCE = 1e-9
-PROBE_ROWS = 64
+PROBE_ROWS, PROBE_NAMES = 64, 8
+PROBE_RTOL = 1e-5  # of float32 features
 _CURE = "copy it again from where it was made, or train it again"
 
 
@@ -76,18 +83,28 @@ class BundleManifest(Frozen):
     measures: dict[str, float] = Field(
         description="out-of-fold mean IC by 'family horizon', for people"
     )
+    dates: tuple[str, str] | None = Field(description="first and last date of the data")
+    plugins: tuple[str, ...] = Field(description="names of the files its own features came from")
     files: dict[str, str] = Field(description="path to SHA-256")
-
-    def fingerprint(self) -> str:
-        """Hash of what decides a forecast and of where it comes from; not of when it was made."""
-        content = self.model_dump(mode="json", exclude={"created_at", "run_id"})
-        content["settings"]["data"] = None  # where the bars lay; their fingerprint counts
-        return stable_hash(content)
+    fingerprint: str = Field("", description="hash of what decides a forecast")
 
     @property
     def short(self) -> str:
         """The first twelve digits of the fingerprint: the bundle's version for people."""
-        return self.fingerprint()[:12]
+        return self.fingerprint[:12]
+
+
+def bundle_fingerprint(manifest: BundleManifest) -> str:
+    """Hash of what decides a forecast and of what it was learned from.
+
+    Not of when it was made, by which run, or where data, plugins and models lay: their content
+    counts.
+    """
+    content = manifest.model_dump(mode="json", exclude={"created_at", "run_id", "fingerprint"})
+    content["settings"]["data"] = None
+    content["settings"]["horizons"] |= {"plugins": None, "cluster": None}
+    content["plugins"] = None
+    return stable_hash(content)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +121,8 @@ class HorizonBundle:
     stacker : CrossHorizonStacker
     calibrator : Calibrator, optional
         Of the mean raw barrier probability of the families that have such heads.
+    cluster : ClusterModel, optional
+        Read once: what lies in the folder later has no influence.
     """
 
     folder: Path
@@ -112,6 +131,7 @@ class HorizonBundle:
     families: dict[str, Family]
     stacker: CrossHorizonStacker
     calibrator: Calibrator | None
+    cluster: ClusterModel | None
 
     @property
     def schema(self) -> RowSchema:
@@ -123,9 +143,20 @@ class HorizonBundle:
         """Its features."""
         return self.recipe.feature_set()
 
+    def reader(self) -> ClusterReader | None:
+        """The cluster model, to be led through bars from their start."""
+        return None if self.cluster is None else ClusterReader(copy.deepcopy(self.cluster))
+
     @classmethod
-    def load(cls, folder: Path) -> "HorizonBundle":
+    def load(cls, folder: Path, plugins: Sequence[str] = ()) -> "HorizonBundle":
         """Read a bundle, every byte of it checked.
+
+        Parameters
+        ----------
+        folder : Path
+        plugins : sequence of str
+            Files with features and families of your own that it needs; they are run. What a
+            bundle itself names is never run.
 
         Raises
         ------
@@ -136,13 +167,18 @@ class HorizonBundle:
         manifest = read_bundle_manifest(folder)
         check_files(folder, manifest)
         try:
-            load_plugins(manifest.settings.horizons.plugins)
+            load_plugins(plugins)
             recipe = _recipe(folder, manifest)
             known = recipe.feature_set().fingerprints
+            for name in manifest.families:
+                family_class(name)
         except RunError:
             raise
         except DpaError as e:
-            raise RunError(f"{folder}: {e.what}", e.cure) from e
+            cure = e.cure
+            if manifest.plugins:
+                cure = f"name the files it was made with, --plugins {','.join(manifest.plugins)}"
+            raise RunError(f"{folder}: {e.what}", cure) from e
         changed = [name for name, was in manifest.features.items() if known.get(name) != was]
         if changed:
             raise RunError(
@@ -155,9 +191,12 @@ class HorizonBundle:
             for name, was in manifest.families.items()
         }
         stacker = CrossHorizonStacker.from_arrays(_arrays(folder / STACKER), manifest.stacker)
+        if stacker.families != tuple(families) or stacker.horizons != recipe.horizons:
+            raise RunError(f"{folder}: the stacker combines other families or horizons", _CURE)
         stored = manifest.calibrator
         calibrator = None if stored is None else Calibrator.from_json(stored)
-        bundle = cls(folder, manifest, recipe, families, stacker, calibrator)
+        cluster = None if recipe.cluster is None else load_model(Path(recipe.cluster))[0]
+        bundle = cls(folder, manifest, recipe, families, stacker, calibrator, cluster)
         bundle.check_probe()
         return bundle
 
@@ -172,14 +211,16 @@ class HorizonBundle:
         return self.start(tail).forecast()
 
     def check_probe(self) -> None:
-        """Forecast the stored rows anew: another library must not mean another forecast.
+        """Compute the stored features and forecasts anew: what changed around the bundle, such as
+        a library or a helper of a feature, must not mean another forecast.
 
         Raises
         ------
         RunError
-            Naming the family whose forecast differs.
+            Naming the feature or the family that differs.
         """
         probe = _arrays(self.folder / PROBE)
+        self._check_features(probe)
         features: Any = probe["features"]
         said = _probe(features, self.families)
         for name, values in said.items():
@@ -190,6 +231,19 @@ class HorizonBundle:
                     "made",
                     "install the libraries of its manifest "
                     f"({_versions(self.manifest.libraries)}), or train it again",
+                )
+
+    def _check_features(self, probe: Mapping[str, NDArray[Any]]) -> None:
+        """Features of the newest bar of the stored tail."""
+        tail = _tail_panel(probe, self.manifest.interval, self.manifest.calendar)
+        values, _ = self.features.compute(BatchView(tail, self.features.settings, self.reader()))
+        for place, name in enumerate(self.manifest.features):
+            now, was = values[-1, :, place], probe["tail.features"][:, place]
+            if not np.allclose(now, was, rtol=PROBE_RTOL, atol=PROBE_RTOL, equal_nan=True):
+                raise RunError(
+                    f"{self.folder}: feature {name} is computed in another way now",
+                    "train the bundle again, or use the dpa and the libraries it was made with "
+                    f"({self.manifest.code_version}, {_versions(self.manifest.libraries)})",
                 )
 
 
@@ -206,6 +260,16 @@ def _family(folder: Path, name: str, fingerprint: str, recipe: Recipe) -> Family
     return family
 
 
+def _tail_panel(probe: Mapping[str, NDArray[Any]], interval: str, calendar: str) -> Panel:
+    """The stored bars as a panel."""
+    arrays = {name.removeprefix("tail."): array for name, array in probe.items()}
+    names = tuple(f"P{number}" for number in range(arrays["prices"].shape[1]))
+    extras = {name: arrays[name] for name in EXTRAS if name in arrays}
+    times = utc_index(arrays["times"])
+    mask = arrays["mask"].astype(bool)
+    return Panel(times, names, arrays["prices"], mask, interval, calendar, **extras)
+
+
 def _versions(libraries: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in sorted(libraries.items()))
 
@@ -213,14 +277,16 @@ def _versions(libraries: Mapping[str, str]) -> str:
 def _recipe(folder: Path, manifest: BundleManifest) -> Recipe:
     cluster = folder / CLUSTER
     extras = tuple(name for name in manifest.needs if name != "cluster")
+    horizons = manifest.settings.horizons.model_copy(update={"plugins": ()})
     return Recipe(
-        manifest.settings,
+        manifest.settings.model_copy(update={"horizons": horizons}),
         manifest.names,
         manifest.interval,
         manifest.calendar,
         extras,
         tuple(manifest.features),
         str(cluster) if cluster.is_dir() else None,
+        manifest.dates,
     )
 
 
@@ -243,16 +309,24 @@ def read_bundle_manifest(folder: Path) -> BundleManifest:
             f"{path}: schema version {version}, this dpa reads {SCHEMA_VERSION}",
             "use the dpa that made it, or train it again",
         )
-    seal = content.pop("seal", None)
+    if content.pop("seal", None) != _seal(content):
+        raise RunError(f"{path}: was altered", _CURE)
     try:
         manifest = BundleManifest.model_validate(content)
     except ValidationError as e:
         first = e.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise RunError(f"{path}: {field}: {first['msg']}", _CURE) from e
-    if seal != stable_hash(manifest.model_dump(mode="json")):
-        raise RunError(f"{path}: was altered", _CURE)
+        raise RunError(
+            f"{path}: {field}: {first['msg']}",
+            f"use the dpa that made it ({content.get('code_version')}), or train it again",
+        ) from e
     return manifest
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    """Hash of the manifest as it is written, order included."""
+    text = json.dumps(content, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def check_files(folder: Path, manifest: BundleManifest) -> None:
@@ -301,6 +375,8 @@ class BundleParts:
     calibrator : Calibrator, optional
     probe : Rows
         Rows whose forecasts are kept; the first :data:`PROBE_ROWS` of them.
+    tail : Panel
+        The last bars, as many as features look back over; some names' features are kept.
     run_id : str
     data_fingerprint : str
     trained_from, trained_until : datetime
@@ -312,6 +388,7 @@ class BundleParts:
     stacker: CrossHorizonStacker
     calibrator: Calibrator | None
     probe: Rows
+    tail: Panel
     run_id: str
     data_fingerprint: str
     trained_from: datetime
@@ -340,7 +417,7 @@ def write_bundle(folder: Path, parts: BundleParts, clock: Clock) -> BundleManife
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".bundle.") as scratch:
         fresh = Path(scratch, "new")
         manifest = _write_into(fresh, parts, clock)
-        HorizonBundle.load(fresh)
+        HorizonBundle.load(fresh)  # plugins, if any, are in this program already
         if folder.exists():
             folder.rename(Path(scratch, "old"))
         fresh.rename(folder)
@@ -360,7 +437,8 @@ def _write_into(folder: Path, parts: BundleParts, clock: Clock) -> BundleManifes
         name: family_class(name).load(folder / "families" / name, schema, recipe.settings.families)
         for name in parts.families
     }
-    save_file(_probe(parts.probe.features[:PROBE_ROWS], families), folder / PROBE)
+    probe = _probe(parts.probe.features[:PROBE_ROWS], families) | _tail_probe(parts, features)
+    save_file(probe, folder / PROBE)
     files = {
         path.relative_to(folder).as_posix(): _sha256(path)
         for path in sorted(folder.rglob("*"))
@@ -387,10 +465,13 @@ def _write_into(folder: Path, parts: BundleParts, clock: Clock) -> BundleManifes
         trained_until=parts.trained_until,
         data_fingerprint=parts.data_fingerprint,
         measures=dict(parts.measures),
+        dates=recipe.dates,
+        plugins=tuple(Path(name).name for name in recipe.settings.horizons.plugins),
         files=files,
     )
+    manifest = manifest.model_copy(update={"fingerprint": bundle_fingerprint(manifest)})
     content = manifest.model_dump(mode="json")
-    text = json.dumps(content | {"seal": stable_hash(content)}, indent=1)
+    text = json.dumps(content | {"seal": _seal(content)}, indent=1)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
     return manifest
 
@@ -403,6 +484,22 @@ def _probe(features: Singles, families: Mapping[str, Family]) -> dict[str, NDArr
         if said.barriers is not None:
             arrays[f"{name}.barriers"] = np.ascontiguousarray(said.barriers)
     return arrays
+
+
+def _tail_probe(parts: BundleParts, features: FeatureSet) -> dict[str, NDArray[Any]]:
+    """The last bars of a few names, and the features of the newest bar."""
+    names = min(PROBE_NAMES, parts.tail.n_assets)
+    bars = parts.tail
+    arrays: dict[str, NDArray[Any]] = {
+        "times": nanoseconds(bars.times),
+        "prices": bars.prices[:, :names],
+        "mask": bars.mask[:, :names].astype(np.uint8),
+    }
+    arrays |= {name: bars.extras()[name][:, :names] for name in parts.recipe.extras_needed()}
+    kept = {f"tail.{name}": np.ascontiguousarray(array) for name, array in arrays.items()}
+    tail = _tail_panel(kept, parts.recipe.interval, parts.recipe.calendar)
+    values, _ = features.compute(BatchView(tail, features.settings, parts.recipe.reader()))
+    return kept | {"tail.features": np.ascontiguousarray(values[-1])}
 
 
 def barrier_mean(raw: list[NDArray[np.float64]]) -> NDArray[np.float64] | None:
@@ -451,7 +548,7 @@ def promote_bundle(folder: Path, storage: Path, clock: Clock, by: Literal["hand"
     where = os.path.relpath(folder.resolve(), storage.resolve()) if inside else folder.resolve()
     content = {
         "bundle": str(where),
-        "fingerprint": bundle.manifest.fingerprint(),
+        "fingerprint": bundle.manifest.fingerprint,
         "promoted_at": clock.now().isoformat(),
         "promoted_by": by,
     }
@@ -494,7 +591,7 @@ def find_bundle(reference: str, storage: Path) -> Path:
         if pointer is None:
             raise RunError(f"no bundle is promoted under {storage}", "see 'dpa bundle promote'")
         folder = (storage / pointer["bundle"]).resolve()
-        if read_bundle_manifest(folder).fingerprint() != pointer["fingerprint"]:
+        if read_bundle_manifest(folder).fingerprint != pointer["fingerprint"]:
             raise RunError(f"{folder}: is not the bundle that was promoted", "promote it again")
         return folder
     folder = find_run(reference, storage).path / "bundle"

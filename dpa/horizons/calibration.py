@@ -1,12 +1,12 @@
 """Barrier probabilities made honest: calibration on earlier folds, Brier score, reliability."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
 
 from dpa.errors import ConfigError, DataError, RunError
@@ -172,65 +172,6 @@ def _isotonic(raw: Doubles, label: Doubles) -> tuple[tuple[float, ...], tuple[fl
     )
 
 
-@dataclass(frozen=True, eq=False)
-class OutOfFoldCalibration:
-    """Probabilities calibrated on the past, fold by fold.
-
-    Parameters
-    ----------
-    probability : tuple of float64 ndarray of shape (n_rows,)
-        One array per fold, NaN where the raw probability is.
-    calibrator : tuple of Calibrator
-        The one each fold used; ``"identity"`` where no earlier fold could be learned from, as in
-        the first: that fold is not calibrated.
-    """
-
-    probability: tuple[Doubles, ...]
-    calibrator: tuple[Calibrator, ...]
-
-
-def calibrate_out_of_fold(
-    raw: Sequence[ArrayLike],
-    label: Sequence[ArrayLike],
-    bars: Sequence[Integers],
-    label_bars: int,
-    method: Method,
-) -> OutOfFoldCalibration:
-    """Calibrate every fold by what earlier folds forecast and what came of it.
-
-    Parameters
-    ----------
-    raw : sequence of array-like of shape (n_rows,)
-        Out-of-fold raw probabilities of each fold, folds in time order.
-    label : sequence of array-like of shape (n_rows,)
-        0, 1 or NaN.
-    bars : sequence of int64 ndarray of shape (n_rows,)
-        Number of each row's bar. Rows whose label ends at or after the first bar of the fold to
-        be calibrated are left out.
-    label_bars : int
-        Bars from a decision to the last bar its label reads.
-    method : {"platt", "isotonic", "identity"}
-    """
-    probabilities, calibrators = [], []
-    for fold, values in enumerate(raw):
-        start = int(bars[fold].min()) if len(bars[fold]) else 0
-        ended = [known + label_bars < start for known in bars[:fold]]
-        calibrator = _fit_if_any(
-            method,
-            [np.asarray(part)[chosen] for part, chosen in zip(raw[:fold], ended, strict=True)],
-            [np.asarray(part)[chosen] for part, chosen in zip(label[:fold], ended, strict=True)],
-        )
-        calibrators.append(calibrator)
-        probabilities.append(calibrator(values))
-    return OutOfFoldCalibration(tuple(probabilities), tuple(calibrators))
-
-
-def _fit_if_any(method: Method, raw: list[NDArray[Any]], label: list[NDArray[Any]]) -> Calibrator:
-    if not any(len(_known_pairs(p, y)[0]) for p, y in zip(raw, label, strict=True)):
-        return Calibrator("identity")
-    return Calibrator.fit(method, np.concatenate(raw), np.concatenate(label))
-
-
 def brier_score(probability: ArrayLike, label: ArrayLike) -> float:
     """Mean squared error of probabilities (Brier 1950), in [0, 1]; 0 is perfect.
 
@@ -279,7 +220,7 @@ def reliability(probability: ArrayLike, label: ArrayLike, bins: int = 10) -> pd.
     count = count[kept]
     forecast = np.bincount(group, given)[kept] / count
     frequency = np.bincount(group, seen)[kept] / count
-    lower, upper = _wilson(frequency, count)
+    lower, upper = wilson(frequency, count)
     return pd.DataFrame(
         {
             "forecast": forecast,
@@ -291,7 +232,8 @@ def reliability(probability: ArrayLike, label: ArrayLike, bins: int = 10) -> pd.
     )
 
 
-def _wilson(frequency: Doubles, count: Integers) -> tuple[Doubles, Doubles]:
+def wilson(frequency: Doubles, count: Integers) -> tuple[Doubles, Doubles]:
+    """The 95 % interval of frequencies among `count` rows each (Wilson 1927)."""
     z = float(stats.norm.ppf(0.975))
     middle = (frequency + z**2 / (2 * count)) / (1 + z**2 / count)
     spread = np.sqrt(frequency * (1 - frequency) / count + z**2 / (4 * count**2))

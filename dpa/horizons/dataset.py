@@ -5,6 +5,7 @@ in any order and anywhere, and give what one pass over the whole history would g
 Labels, which look ahead, are made from prices in a step of their own: features never see them.
 """
 
+import hashlib
 import itertools
 import json
 import tempfile
@@ -42,6 +43,11 @@ class BlockSpan:
     def file(self) -> str:
         """Name of the file."""
         return f"bars-{self.start:08d}-{self.stop:08d}.safetensors"
+
+    @property
+    def seal(self) -> str:
+        """Name of the file that holds its SHA-256."""
+        return f"{self.file}.sha256"
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,9 +176,16 @@ def write_block(folder: Path, block: Block, span: BlockSpan) -> None:
         "usable": block.usable,
     }
     with tempfile.TemporaryDirectory(dir=folder, prefix=".block.") as scratch:
-        path = Path(scratch, span.file)
+        path, seal = Path(scratch, span.file), Path(scratch, span.seal)
         save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, path)
+        seal.write_text(_sha256(path) + "\n", encoding="utf-8")
+        seal.rename(folder / span.seal)
         path.rename(folder / span.file)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Dataset:
@@ -197,6 +210,7 @@ class Dataset:
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise RunError(f"{folder}: is no data set of features", "start the run again") from e
         self.spans: tuple[BlockSpan, ...] = tuple(spans)
+        self._checked: set[str] = set()  # blocks whose bytes this process has seen to be right
 
     @classmethod
     def finish(cls, folder: Path, spans: Sequence[BlockSpan]) -> "Dataset":
@@ -221,6 +235,10 @@ class Dataset:
     def _read(self, span: BlockSpan, names: Sequence[str] | None) -> dict[str, NDArray[np.generic]]:
         path = self.folder / span.file
         try:
+            if span.file not in self._checked:
+                if _sha256(path) != (self.folder / span.seal).read_text("utf-8").strip():
+                    raise RunError(f"{path}: was altered", "delete it and resume the run")
+                self._checked.add(span.file)
             with safe_open(path, framework="numpy") as file:
                 chosen = file.keys() if names is None else names
                 return {name: file.get_tensor(name) for name in chosen}

@@ -16,12 +16,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dpa.errors import DataError
-from dpa.horizons.calibration import brier_score, brier_skill, reliability
+from dpa.horizons.calibration import wilson
 from dpa.horizons.types import BARRIERS, Doubles
 from dpa.market.calendars import nanoseconds, utc_index
 from dpa.market.interval_specs import Horizon
 from dpa.validation.information import cross_sectional_ic, ic_by_month, linear_ic, mean_ic
 
+BINS = 2000  # of probability
 LEAST_NAMES = 5  # fewest names for a rank correlation
 
 
@@ -74,6 +75,78 @@ class ForecastWindow:
                 raise DataError(f"test window: {name} is {values.shape}, not {wanted}")
 
 
+class Tally:
+    """Probabilities and what came of them, as sums over narrow bins: it does not grow.
+
+    Brier score, skill and base rate are exact; the curve's groups are bins put together.
+    """
+
+    def __init__(self) -> None:
+        self._count = np.zeros(BINS)
+        self._given = np.zeros(BINS)
+        self._seen = np.zeros(BINS)
+        self._squares = 0.0
+
+    def add(self, probability: NDArray[Any], label: NDArray[Any]) -> None:
+        """Count the rows where both are known; arrays of one shape."""
+        known = np.isfinite(probability) & np.isfinite(label)
+        given, seen = probability[known].astype(np.float64), label[known].astype(np.float64)
+        place = np.minimum((given * BINS).astype(np.int64), BINS - 1)
+        self._count += np.bincount(place, minlength=BINS)
+        self._given += np.bincount(place, given, BINS)
+        self._seen += np.bincount(place, seen, BINS)
+        self._squares += float(((given - seen) ** 2).sum())
+
+    @property
+    def n(self) -> int:
+        """Rows."""
+        return int(self._count.sum())
+
+    @property
+    def base_rate(self) -> float:
+        """Frequency of the label."""
+        return float(self._seen.sum() / self.n)
+
+    @property
+    def brier(self) -> float:
+        """Mean squared error (Brier 1950)."""
+        return self._squares / self.n
+
+    @property
+    def skill(self) -> float:
+        """``1 - Brier / Brier of the base rate``; NaN where all labels are equal."""
+        rate = self.base_rate
+        return 1.0 - self.brier / (rate * (1.0 - rate)) if 0 < rate < 1 else float("nan")
+
+    def reliability(self, groups: int = 10) -> pd.DataFrame:
+        """Forecast against frequency, in groups of about equally many rows.
+
+        Returns
+        -------
+        DataFrame
+            Columns forecast (mean), frequency, count, lower and upper: the 95 % interval of the
+            frequency (Wilson 1927), which takes rows as independent and so is too narrow.
+        """
+        filled = np.flatnonzero(self._count)
+        before = np.cumsum(self._count[filled]) - 0.5 * self._count[filled]
+        group = np.minimum((before * groups / max(self.n, 1)).astype(np.int64), groups - 1)
+        _, starts = np.unique(group, return_index=True)
+        count, given, seen = (
+            np.add.reduceat(values[filled], starts) if len(filled) else np.zeros(0)
+            for values in (self._count, self._given, self._seen)
+        )
+        lower, upper = wilson(seen / count, count.astype(np.int64))
+        return pd.DataFrame(
+            {
+                "forecast": given / count,
+                "frequency": seen / count,
+                "count": count.astype(np.int64),
+                "lower": lower,
+                "upper": upper,
+            }
+        )
+
+
 class Scores:
     """What is kept of test windows: rank correlations by bar, and barrier probabilities.
 
@@ -91,7 +164,7 @@ class Scores:
         self._linear: dict[tuple[str, int], list[Doubles | None]] = {}
         self._names: dict[tuple[str, int], list[NDArray[np.int64]]] = {}
         self._alike: dict[tuple[int, str, str], list[Doubles]] = {}
-        self._barriers: dict[tuple[str, int], list[tuple[NDArray[Any], NDArray[Any]]]] = {}
+        self._barriers: dict[tuple[str, int], Tally] = {}
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -135,10 +208,8 @@ class Scores:
             return
         for family, probability in window.probabilities.items():
             for place in range(len(BARRIERS)):
-                given, seen = probability[:, :, place], window.labels[:, :, place]
-                known = np.isfinite(given) & np.isfinite(seen)
-                rows = given[known].astype(np.float32), seen[known].astype(np.int8)
-                self._barriers.setdefault((family, place), []).append(rows)
+                tally = self._barriers.setdefault((family, place), Tally())
+                tally.add(probability[:, :, place], window.labels[:, :, place])
 
     def ic_series(self, family: str, horizon: int, outcome: int | None = None) -> Doubles:
         """Cross-sectional Spearman IC at every bar of a stretch of history.
@@ -295,25 +366,6 @@ class Scores:
             rows.append((self.horizons[place].label, family, other, mean, len(known)))
         return pd.DataFrame(rows, columns=["horizon", "family", "other", "correlation", "n_bars"])
 
-    def barrier_rows(self, family: str, barrier: int) -> tuple[Doubles, Doubles]:
-        """Probabilities and labels of one barrier, all windows and names in one row each.
-
-        Parameters
-        ----------
-        family : str
-        barrier : int
-            0 for peak, 1 for valley.
-
-        Returns
-        -------
-        probability, label : float64 ndarray of shape (n_rows,)
-            Rows where both are known.
-        """
-        parts = self._barriers.get((family, barrier), [])
-        given = np.concatenate([np.zeros(0), *(part[0] for part in parts)])
-        seen = np.concatenate([np.zeros(0), *(part[1] for part in parts)])
-        return given, seen
-
     def barrier_table(self) -> pd.DataFrame:
         """Brier score of the barrier heads.
 
@@ -324,12 +376,10 @@ class Scores:
             base_rate, n (rows); families without a known row are left out.
         """
         rows = []
-        for family, place in self._barriers:
-            given, seen = self.barrier_rows(family, place)
-            if len(seen):
-                score, skill = brier_score(given, seen), brier_skill(given, seen)
-                rate = float(seen.mean())
-                rows.append((family, BARRIERS[place], score, skill, rate, len(seen)))
+        for (family, place), tally in self._barriers.items():
+            if tally.n:
+                rate = tally.base_rate
+                rows.append((family, BARRIERS[place], tally.brier, tally.skill, rate, tally.n))
         columns = ["family", "barrier", "brier", "skill", "base_rate", "n"]
         return pd.DataFrame(rows, columns=columns)
 
@@ -339,17 +389,16 @@ class Scores:
         Returns
         -------
         DataFrame
-            Columns family, barrier, and those of :func:`~dpa.horizons.calibration.reliability`.
+            Columns family, barrier, and those of :meth:`Tally.reliability`.
         """
         tables = []
-        for family, place in self._barriers:
-            given, seen = self.barrier_rows(family, place)
-            if len(seen):
-                table = reliability(given, seen)
+        for (family, place), tally in self._barriers.items():
+            if tally.n:
+                table = tally.reliability()
                 table.insert(0, "barrier", BARRIERS[place])
                 table.insert(0, "family", family)
                 tables.append(table)
         if tables:
             return pd.concat(tables, ignore_index=True)
-        nothing = reliability(np.zeros(0), np.zeros(0))
+        nothing = Tally().reliability()
         return nothing.reindex(columns=["family", "barrier", *nothing.columns])

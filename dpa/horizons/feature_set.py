@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 import dpa.horizons.features  # noqa: F401  registers the features that come with dpa
 from dpa.config import HorizonsConfig
-from dpa.errors import ConfigError, DataError
+from dpa.errors import ConfigError
 from dpa.horizons.clock import bar_grid
 from dpa.horizons.clusters import ClusterReader
 from dpa.horizons.registry import FEATURES, SERIES, Feature, find_feature
 from dpa.horizons.types import RowSchema, Singles
-from dpa.horizons.views import BatchView, View, ViewSettings
+from dpa.horizons.views import BatchView, NoClusterModel, View, ViewSettings
 from dpa.market.interval_specs import Horizon, IntervalSpec
 from dpa.market.panel import EXTRAS, Panel
 from dpa.runs import stable_hash
@@ -104,8 +104,10 @@ def trace(
 
     Raises
     ------
-    DataError
+    NoClusterModel
         When it needs the cluster model and there is none.
+    DataError
+        When it needs a series that is not known.
     """
     view = BatchView(_two_bars(settings.spec, calendar), settings, reader)
     view.reach.begin(feature.name)
@@ -114,8 +116,11 @@ def trace(
         reach = view.reach.bars[feature.name]
         view.now("sigma")  # what a row is scaled by is part of what it means
     own = view.reach
-    sources = {name: SERIES[name].source for name in own.inputs[feature.name] if name in SERIES}
-    identity = [feature.name, feature.version, feature.minutes, feature.source, sources]
+    made_from = sorted(name for name in own.inputs[feature.name] if name in SERIES)
+    sources = [SERIES[name].source for name in made_from]
+    files = [SERIES[name].file_hash for name in made_from]
+    identity = [feature.name, feature.version, feature.minutes, feature.source, made_from]
+    identity += [sources, files, feature.file_hash]
     return Trace(
         reach,
         frozenset(own.needs[feature.name]),
@@ -158,7 +163,7 @@ def available_features(
             continue
         try:
             missing = trace(feature, settings, calendar).needs - extras
-        except DataError:
+        except NoClusterModel:
             missing = frozenset({"cluster"}) - extras
         words = ["a cluster model" if name == "cluster" else name for name in sorted(missing)]
         yield feature, f"needs {', '.join(words)}" if missing else ""

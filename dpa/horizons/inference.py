@@ -34,7 +34,7 @@ class BundleForecast:
     time : Timestamp
         Close of the bar, UTC.
     names : tuple of str, length n_symbols
-        Those of the data, then those of the bundle that the data lack.
+        Those of the bundle, then those of the data that the bundle does not know, sorted.
     horizons : tuple of str, length n_horizons
     families : tuple of str, length n_families
     returns : float64 ndarray of shape (n_horizons, n_families, n_symbols)
@@ -105,13 +105,16 @@ class LivePredictor:
     ----------
     bundle : HorizonBundle
     names : tuple of str
-        Names of the data, in the order of the tail.
+        Those of the bundle, then those of the data that the bundle does not know, sorted.
+    given : frozenset of str
+        Names of the data it began with.
     time : Timestamp
         Close of the newest bar, UTC.
     """
 
     bundle: HorizonBundle
     names: tuple[str, ...]
+    given: frozenset[str]
     time: pd.Timestamp
     _view: LiveView = field(repr=False)
     _newest: Panel = field(repr=False)
@@ -134,7 +137,13 @@ class LivePredictor:
         if bar.n_bars != 1:
             raise DataError(f"an update of {bar.n_bars} bars", "give one bar at a time")
         _check_kind(self.bundle, bar)
-        whole = self._aligned(bar)
+        unknown = sorted(set(bar.names) - self.given)
+        if unknown:
+            raise DataError(
+                f"bar {bar.times[0]}: name {unknown[0]!r} was not in the tail",
+                "start again with a tail that has it",
+            )
+        whole = aligned(bar, self.names)
         for missing in self._skipped(bar):
             self._view.advance(missing)
         self._view.advance(whole)
@@ -149,19 +158,18 @@ class LivePredictor:
         usable = usable_rows(features, sigma, self._newest.mask, least)[0]
         places = np.flatnonzero(usable)
         said = _forecast_rows(bundle, features[0][places], np.zeros(len(places), np.int64))
-        absent = tuple(name for name in bundle.manifest.names if name not in set(self.names))
-        length = len(self.names) + len(absent)
+        length = len(self.names)
         return BundleForecast(
             self.time,
-            self.names + absent,
+            self.names,
             bundle.manifest.horizons,
             tuple(bundle.families),
             _spread(said.returns, places, length),
             _spread(said.barriers, places, length),
             _spread(said.stacked, places, length),
             _spread(said.confidence, places, length),
-            _spread(sigma[0], np.arange(len(self.names)), length),
-            self._reasons(features[0], sigma[0], usable) + (ABSENT,) * len(absent),
+            np.ascontiguousarray(sigma[0]),
+            self._reasons(features[0], sigma[0], usable),
         )
 
     def _reasons(
@@ -173,6 +181,8 @@ class LivePredictor:
         def reason(place: int) -> str:
             if usable[place]:
                 return ""
+            if self.names[place] not in self.given:
+                return ABSENT
             if not priced[place]:
                 return "no price in this bar"
             if not member[place]:
@@ -182,27 +192,6 @@ class LivePredictor:
             return f"only {known[place]} of {features.shape[1]} features are known"
 
         return tuple(reason(place) for place in range(len(self.names)))
-
-    def _aligned(self, bar: Panel) -> Panel:
-        """The bar with the names in the order the data began with."""
-        if bar.names == self.names:
-            return bar
-        place = {name: k for k, name in enumerate(bar.names)}
-        unknown = sorted(set(place) - set(self.names))
-        if unknown:
-            raise DataError(
-                f"bar {bar.times[0]}: name {unknown[0]!r} was not in the tail",
-                "start again with a tail that has it",
-            )
-        chosen = np.array([place.get(name, -1) for name in self.names])
-
-        def column(array: Doubles) -> Doubles:
-            return np.where(chosen >= 0, array[:, chosen], np.nan)
-
-        mask = np.where(chosen >= 0, bar.mask[:, chosen], False)
-        extras = {name: column(array) for name, array in bar.extras().items()}
-        prices = column(bar.prices)
-        return Panel(bar.times, self.names, prices, mask, bar.interval, bar.calendar, **extras)
 
     def _skipped(self, bar: Panel) -> list[Panel]:
         """Empty bars for those between the newest one and `bar`."""
@@ -233,6 +222,29 @@ class LivePredictor:
         ]
 
 
+def canonical_names(bundle: HorizonBundle, panel: Panel) -> tuple[str, ...]:
+    """The bundle's names in its order, then others of the data, sorted: columns are then where
+    they were in training, whatever order the data come in."""
+    known = set(bundle.manifest.names)
+    return bundle.manifest.names + tuple(sorted(name for name in panel.names if name not in known))
+
+
+def aligned(panel: Panel, names: tuple[str, ...]) -> Panel:
+    """A panel with its columns in another order; names it does not have are missing throughout."""
+    if panel.names == names:
+        return panel
+    place = {name: k for k, name in enumerate(panel.names)}
+    chosen = np.array([place.get(name, -1) for name in names])
+
+    def column(array: Doubles) -> Doubles:
+        return np.where(chosen >= 0, array[:, chosen], np.nan)
+
+    mask = np.where(chosen >= 0, panel.mask[:, chosen], False)
+    extras = {name: column(array) for name, array in panel.extras().items()}
+    prices, interval, calendar = column(panel.prices), panel.interval, panel.calendar
+    return Panel(panel.times, names, prices, mask, interval, calendar, **extras)
+
+
 def _check_kind(bundle: HorizonBundle, panel: Panel) -> None:
     manifest = bundle.manifest
     for what, theirs, ours in (
@@ -244,6 +256,13 @@ def _check_kind(bundle: HorizonBundle, panel: Panel) -> None:
                 f"{what} of the data is {theirs}, the bundle's is {ours}",
                 "give bars of the same kind, or resample them with 'dpa data resample'",
             )
+    wrong = np.argwhere((panel.prices <= 0) | np.isinf(panel.prices))
+    if len(wrong):
+        bar, asset = wrong[0]
+        raise DataError(
+            f"bar {panel.times[bar]}: price {panel.prices[bar, asset]:g} of {panel.names[asset]}",
+            "leave it missing (NaN): prices are finite and above zero",
+        )
     missing = [n for n in bundle.recipe.extras if n not in panel.extras()]
     if missing:
         raise DataError(f"the bars have no {missing[0]}", "give bars with every array it needs")
@@ -280,10 +299,13 @@ def start(bundle: HorizonBundle, tail: Panel) -> LivePredictor:
             f"{bundle.manifest.tail_bars}",
             "give a longer tail",
         )
-    view = BatchView(whole, bundle.features.settings, bundle.recipe.reader())
+    names = canonical_names(bundle, tail)
+    whole = aligned(whole, names)
+    view = BatchView(whole, bundle.features.settings, bundle.reader())
     bundle.features.compute(view)
     newest = whole.window(whole.n_bars - 1, whole.n_bars)
-    return LivePredictor(bundle, tail.names, whole.times[-1], LiveView(view), newest)
+    begun = frozenset(tail.names)
+    return LivePredictor(bundle, names, begun, whole.times[-1], LiveView(view), newest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,6 +314,8 @@ class BatchForecast:
 
     Parameters
     ----------
+    names : tuple of str, length n_symbols
+        As in :class:`BundleForecast`.
     clock : SessionClock
     returns : float64 ndarray of shape (n_bars, n_horizons, n_families, n_symbols)
     barriers : float64 ndarray of shape (n_bars, 2, n_symbols)
@@ -300,6 +324,7 @@ class BatchForecast:
         NaN throughout where nothing is forecast.
     """
 
+    names: tuple[str, ...]
     clock: SessionClock
     returns: Doubles
     barriers: Doubles
@@ -314,7 +339,8 @@ def predict_batch(bundle: HorizonBundle, panel: Panel) -> BatchForecast:
     The first ``tail_bars - 1`` bars carry no forecast. Errors as :func:`start`, but any names do.
     """
     _check_kind(bundle, panel)
-    view = BatchView(panel, bundle.features.settings, bundle.recipe.reader())
+    panel = aligned(panel, canonical_names(bundle, panel))
+    view = BatchView(panel, bundle.features.settings, bundle.reader())
     features, sigma = bundle.features.compute(view)
     least = bundle.manifest.settings.horizons.min_features
     usable = usable_rows(features, sigma, panel.mask, least)
@@ -328,6 +354,7 @@ def predict_batch(bundle: HorizonBundle, panel: Panel) -> BatchForecast:
         return out
 
     return BatchForecast(
+        panel.names,
         view.clock,
         dense(said.returns),
         dense(said.barriers),

@@ -23,6 +23,7 @@ from dpa.market.interval_specs import (
     parse_horizon,
     parse_horizons,
 )
+from dpa.market.panel import EXTRAS
 from dpa.validation.purge import PurgeSpec, make_purge_spec
 
 
@@ -43,6 +44,8 @@ class Recipe:
         Features in column order.
     cluster : str, optional
         Folder of the cluster model.
+    dates : tuple of two str, optional
+        First and last date of the data: what a regular session was then; none: in 2019.
     """
 
     settings: Settings
@@ -52,11 +55,12 @@ class Recipe:
     extras: tuple[str, ...]
     features: tuple[str, ...]
     cluster: str | None = None
+    dates: tuple[str, str] | None = None
 
     @property
     def spec(self) -> IntervalSpec:
         """The interval in both its measures."""
-        return get_interval_spec(self.interval, None, calendar=self.calendar)
+        return interval_spec(self.interval, self.calendar, self.dates)
 
     @property
     def horizons(self) -> tuple[Horizon, ...]:
@@ -87,6 +91,10 @@ class Recipe:
         embargo = -(-minutes // self.spec.bar_minutes)
         return make_purge_spec(lengths, self.lag, embargo)
 
+    def extras_needed(self) -> tuple[str, ...]:
+        """Optional arrays of a panel that the features are made from."""
+        return tuple(name for name in EXTRAS if name in self.feature_set().needs)
+
     def reader(self) -> ClusterReader | None:
         """The cluster model, read again from its folder."""
         return None if self.cluster is None else open_reader(Path(self.cluster), self.interval)
@@ -106,6 +114,24 @@ def _feature_set(recipe: Recipe) -> FeatureSet:
     chosen = tuple(find_feature(name) for name in recipe.features)
     views = view_settings(recipe.spec, recipe.settings.horizons)
     return feature_set(chosen, views, recipe.calendar, recipe.reader())
+
+
+def interval_spec(interval: str, calendar: str, dates: tuple[str, str] | None) -> IntervalSpec:
+    """The interval of bars of which whole ones make a regular session of those dates.
+
+    Raises
+    ------
+    ConfigError
+        When they do not: the last bar would be shorter, and its returns of another kind.
+    """
+    spec = get_interval_spec(interval, None, calendar=calendar, dates=dates)
+    if spec.session_minutes % spec.bar_minutes:
+        raise ConfigError(
+            f"bars of {interval} do not divide the session of {calendar}, "
+            f"{spec.session_minutes} minutes",
+            "resample the data to bars that do, such as 5m, 15m, 30m or 1d",
+        )
+    return spec
 
 
 def barrier_minutes(settings: Settings, spec: IntervalSpec) -> int:
@@ -148,6 +174,7 @@ def make_recipe(
     calendar: str,
     extras: tuple[str, ...],
     cluster: Path | None,
+    dates: tuple[str, str] | None = None,
 ) -> Recipe:
     """The recipe of a run: features chosen by what settings and data allow.
 
@@ -157,10 +184,10 @@ def make_recipe(
         Whatever contradicts: an unknown feature or horizon, a cluster model of other bars.
     """
     load_plugins(settings.horizons.plugins)
-    spec = get_interval_spec(interval, None, calendar=calendar)
+    spec = interval_spec(interval, calendar, dates)
     reader = None if cluster is None else open_reader(cluster, interval)
     chosen = choose_features(spec, frozenset(extras), settings.horizons, calendar, reader)
     folder = None if cluster is None else str(cluster)
-    recipe = Recipe(settings, names, interval, calendar, extras, chosen.names, folder)
+    recipe = Recipe(settings, names, interval, calendar, extras, chosen.names, folder, dates)
     _ = recipe.primary, recipe.barrier_bars, recipe.purge  # contradictions are told now
     return recipe

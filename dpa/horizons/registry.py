@@ -7,15 +7,18 @@ feature on another interval is computed anew from its look-back, never renamed. 
 shows how to add one in a file of its own.
 """
 
+import hashlib
 import inspect
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+import dpa
 from dpa.errors import ConfigError
 from dpa.market.interval_specs import Horizon, IntervalSpec
 
@@ -54,6 +57,8 @@ class Feature:
         Text of the function, for fingerprints.
     intraday : bool
         Whether it means nothing on daily bars.
+    file_hash : str
+        Of the whole file it was defined in, where that is not dpa's own.
     """
 
     name: str
@@ -66,6 +71,7 @@ class Feature:
     compute: SeriesFunction
     source: str
     intraday: bool = False
+    file_hash: str = ""
 
     def fits(self, spec: IntervalSpec) -> bool:
         """Whether the look-back holds enough bars of the interval, and whole ones.
@@ -90,6 +96,7 @@ class Series:
     name: str
     compute: SeriesFunction
     source: str
+    file_hash: str = ""
 
 
 FEATURES: dict[str, Feature] = {}
@@ -101,7 +108,8 @@ def series(function: SeriesFunction) -> SeriesFunction:
 
     Its name is the function's; its values are of shape (n_rows, n_assets) or (n_rows, 1).
     """
-    _add(SERIES, Series(function.__name__, function, inspect.getsource(function)))
+    source = inspect.getsource(function)
+    _add(SERIES, Series(function.__name__, function, source, _file_hash(function)))
     return function
 
 
@@ -145,7 +153,17 @@ def feature(
             _add(
                 FEATURES,
                 Feature(
-                    name, words, length, serves, role, version, bars, compute, source, intraday
+                    name,
+                    words,
+                    length,
+                    serves,
+                    role,
+                    version,
+                    bars,
+                    compute,
+                    source,
+                    intraday,
+                    _file_hash(function),
                 ),
             )
 
@@ -157,6 +175,14 @@ def feature(
         return function
 
     return register
+
+
+def _file_hash(function: Callable[..., Doubles]) -> str:
+    """SHA-256 of the file of a function of the user's: constants and helpers there count too."""
+    path = Path(inspect.getsourcefile(function) or "").resolve()
+    if not path.is_file() or path.is_relative_to(Path(dpa.__file__).resolve().parent):
+        return ""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _bound(function: Callable[..., Doubles], minutes: int) -> SeriesFunction:

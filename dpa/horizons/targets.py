@@ -177,9 +177,8 @@ def barrier_labels(
     Returns
     -------
     float32 ndarray of shape (n_bars, n_assets, 2)
-        Peak and valley, 0 or 1. NaN where the entry price or sigma is missing, where no barrier
-        was reached and the last close of the path is missing, and where the path does not fit
-        into the history: labels there would be only those that were reached early.
+        Peak and valley, 0 or 1. NaN where the entry price, sigma or the last close of the path is
+        missing, touched or not: labels kept there would be only those that were reached early.
     """
     _check(prices, bars, lag)
     if not width > 0 or minutes < 1:
@@ -193,9 +192,8 @@ def barrier_labels(
         untouched = first == 0
         first[untouched & (moved <= -distance)] = DOWN
         first[untouched & (moved >= distance)] = UP
-    ended = np.isfinite(_ahead(path, lag - 1 + bars)) | (first > 0)
+    ended = np.isfinite(_ahead(path, lag - 1 + bars))
     known = ended & np.isfinite(entry) & np.isfinite(distance)
-    known[max(0, len(prices) - (lag - 1 + bars)) :] = False
     labels = np.stack([first == DOWN, first == UP], axis=-1)
     out: Singles = np.where(known[:, :, None], labels, np.float32(np.nan)).astype(np.float32)
     return out

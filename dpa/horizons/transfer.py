@@ -21,7 +21,7 @@ from dpa.horizons.dataset import Block, BlockSpan, Dataset, make_block, plan_blo
 from dpa.horizons.families.protocol import Family, family_class
 from dpa.horizons.feature_set import available_features
 from dpa.horizons.plugins import load_plugins
-from dpa.horizons.recipe import Recipe
+from dpa.horizons.recipe import Recipe, interval_spec
 from dpa.horizons.registry import find_feature
 from dpa.horizons.training import Task, clipped, permuted_labels, predict_rows, task_seed
 from dpa.horizons.types import Doubles, Integers
@@ -30,7 +30,6 @@ from dpa.market.interval_specs import (
     Horizon,
     IntervalSpec,
     check_divides,
-    get_interval_spec,
     parse_horizon,
     parse_horizons,
 )
@@ -369,14 +368,15 @@ def plan_sides(
     load_plugins(settings.horizons.plugins)
     family_class(family)
     sources = train, validate
-    specs = [get_interval_spec(s.interval, None, calendar=s.calendar) for s in sources]
+    dates = _dates(sources)
+    specs = [interval_spec(s.interval, s.calendar, dates) for s in sources]
     labels = common_horizons(settings.horizons.horizons, specs[0], specs[1])
     extras = [tuple(s.window(0, 0).extras()) for s in sources]
     config = settings.horizons.model_copy(update={"horizons": labels})
     chosen, left_out = common_features(config, specs, extras, train.calendar)
     settings = settings.model_copy(update={"horizons": config})
     first, second = (
-        Side.of(s, Recipe(settings, s.names, s.interval, s.calendar, held, chosen))
+        Side.of(s, Recipe(settings, s.names, s.interval, s.calendar, held, chosen, dates=dates))
         for s, held in zip(sources, extras, strict=True)
     )
     try:
@@ -384,6 +384,13 @@ def plan_sides(
     except ConfigError as e:
         raise ConfigError(e.what, "choose another family") from e
     return (first, second), left_out
+
+
+def _dates(sources: tuple[Source, Source]) -> tuple[str, str]:
+    """First and last date of either history: a regular session is the same on both sides."""
+    times = [source.times() for source in sources]
+    first, last = min(t[0] for t in times), max(t[-1] for t in times)
+    return f"{first:%Y-%m-%d}", f"{last:%Y-%m-%d}"
 
 
 def common_horizons(

@@ -35,6 +35,10 @@ RAW_NEEDS = {
 BPS = 1e4
 
 
+class NoClusterModel(DataError):
+    """A series of the cluster model was asked for where there is none."""
+
+
 @dataclass(frozen=True)
 class ViewSettings:
     """What every view needs to know.
@@ -299,7 +303,7 @@ class BatchView(View):
 
     def _read_clusters(self) -> None:
         if self.reader is None:
-            raise DataError("there is no cluster model", "give one with --cluster")
+            raise NoClusterModel("there is no cluster model", "give one with --cluster")
         rows = self.reader.read(self.panel, self.clock)
         for name, values in rows.items():
             self._series[name] = values

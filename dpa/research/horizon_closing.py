@@ -4,7 +4,6 @@ Test windows are read one at a time, in order. The stacker and the calibration o
 from earlier ones only; those of the bundle learn from all.
 """
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -47,7 +46,7 @@ MOST_ROWS = 2_000_000  # that stacker and calibration learn from, evenly over th
 
 @dataclass(frozen=True, eq=False)
 class _Sample:
-    """Some rows of a test window, evenly spaced, to learn stacking and calibration from.
+    """All rows of evenly spaced bars of a test window, to learn stacking and calibration from.
 
     Parameters
     ----------
@@ -148,9 +147,10 @@ def _returns(forecasts: NDArray[np.float64], relative: bool) -> NDArray[np.float
 def _sample(window: _Window, rows: int, limit: float) -> _Sample:
     shape = window.targets.shape
     said = np.any([np.isfinite(f).any(axis=2) for f in window.forecasts.values()], axis=0)
-    bar, asset = np.nonzero(said)
-    step = max(1, -(-len(bar) // rows))
-    bar, asset = bar[::step], asset[::step]
+    step = max(1, -(-int(said.sum()) // rows))
+    kept = np.zeros_like(said)
+    kept[::step] = said[::step]  # whole bars: every name is among them
+    bar, asset = np.nonzero(kept)
     forecasts = np.stack([f[bar, asset].T for f in window.forecasts.values()], axis=1)
     mean = barrier_mean([raw.astype(np.float64) for raw in window.raw.values()])
     raw = np.full((len(bar), len(BARRIERS)), np.nan) if mean is None else mean[bar, asset]
@@ -212,7 +212,10 @@ def close_horizons(
     tables["stacker"] = stacker_table(stacker)
     for name, frame in tables.items():
         write_atomically(run.tables / f"{name}.csv", frame.to_csv(index=False))
-    if plan.settings.horizons.placebo:
+    failed = tables["checks"].loc[~tables["checks"]["passed"], "check"].tolist()
+    if failed:
+        words = f"no bundle: the check {failed[0]!r} failed, so no figure here can be trusted"
+    elif plan.settings.horizons.placebo:
         words = "placebo: labels were dealt out anew, so there is no bundle"
     else:
         manifest = make_bundle(run, plan, recipe, dataset, stacker, learned, table, clock)
@@ -308,6 +311,7 @@ def make_bundle(
     """The bundle of the final fits."""
     final = final_fold(plan.folds, dataset)
     last = dataset.spans[-1]
+    tail = max(0, dataset.n_bars - recipe.feature_set().reach - 1)
     with tempfile.TemporaryDirectory(dir=run.path, prefix=".final.") as scratch:
         folders = {}
         for name in plan.families:
@@ -320,8 +324,9 @@ def make_bundle(
             stacker,
             learned.calibrator(dataset.n_bars + recipe.barrier_bars) if has_barriers else None,
             dataset.rows(last.start, last.stop),
+            plan.source.window(tail, dataset.n_bars),
             run.path.name,
-            plan.history.fingerprint,
+            plan.bars_identity(),
             plan.times[final.train_start].to_pydatetime(),
             plan.times[-1].to_pydatetime(),
             {
@@ -331,8 +336,6 @@ def make_bundle(
                 )
             },
         )
-        if run.bundle.exists():
-            shutil.rmtree(run.bundle)
         return write_bundle(run.bundle, parts, clock)
 
 

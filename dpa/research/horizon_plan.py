@@ -1,5 +1,7 @@
 """What a run of predictors will do, checked whole before anything is written."""
 
+import shutil
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,8 +17,10 @@ from dpa.horizons.dataset import BlockSpan, plan_blocks, session_of
 from dpa.horizons.families.protocol import family_class
 from dpa.horizons.feature_set import choose_features
 from dpa.horizons.plugins import load_plugins
-from dpa.horizons.recipe import Recipe, make_recipe
+from dpa.horizons.recipe import Recipe, make_recipe, open_reader
+from dpa.horizons.stacker import CrossHorizonStacker
 from dpa.horizons.training import Task, plan_tasks
+from dpa.market.interval_specs import Horizon
 from dpa.market.session_grid import GridSource
 from dpa.research.history import History
 from dpa.research.single import train_once
@@ -25,6 +29,7 @@ from dpa.runs import (
     code_hash,
     find_run,
     library_versions,
+    list_runs,
     new_manifest,
     stable_hash,
 )
@@ -32,6 +37,16 @@ from dpa.validation.purge import session_folds
 from dpa.validation.splits import Fold
 
 TRAIN, ABSENT = "train", "absent"  # values of horizons.cluster beside a model
+ROW_SETTINGS = (
+    "horizons",
+    "sigma_minutes",
+    "coverage",
+    "min_features",
+    "target",
+    "barrier_minutes",
+    "barrier_width",
+    "sessions_per_block",
+)  # of section horizons: what decides rows
 DATASETS = ".cache/features"  # below the storage of runs
 
 
@@ -74,7 +89,8 @@ class HorizonPlan:
 
     def tasks(self, recipe: Recipe) -> list[Task]:
         """Every fit of the run."""
-        return plan_tasks(len(self.folds), self.families, recipe.schema().labels)
+        labels = [horizon.label for horizon in recipe.horizons]
+        return plan_tasks(len(self.folds), self.families, labels)
 
     def spans(self) -> list[BlockSpan]:
         """The blocks of features."""
@@ -82,12 +98,38 @@ class HorizonPlan:
         session = session_of(self.times, source.interval, source.calendar)
         return plan_blocks(session, self.settings.horizons.sessions_per_block)
 
+    @property
+    def horizons(self) -> tuple[Horizon, ...]:
+        """The horizons forecast, shortest first."""
+        return self.without_features().horizons
+
     def recipe(self, cluster: Path | None) -> Recipe:
         """What rows are made of, with the cluster model in `cluster`."""
         source = self.source
         extras = tuple(self.history.extras)
         names, interval, calendar = source.names, source.interval, source.calendar
-        return make_recipe(self.settings, names, interval, calendar, extras, cluster)
+        dates = _dates(source)
+        return make_recipe(self.settings, names, interval, calendar, extras, cluster, dates)
+
+    def without_features(self) -> Recipe:
+        """The recipe as far as it is known before there is a cluster model."""
+        source = self.source
+        where = source.names, source.interval, source.calendar
+        extras = tuple(self.history.extras)
+        return Recipe(self.settings, *where, extras, (), None, _dates(source))
+
+    def bars_identity(self) -> str:
+        """Hash of the bars that are used: content, names, dates and the rules of the universe."""
+        data = self.settings.data.model_dump(mode="json", exclude={"path", "dollar_volume_path"})
+        source, times = self.source, self.times
+        span = [times[0].isoformat(), times[-1].isoformat(), source.n_bars]
+        named = [source.names, source.interval, source.calendar]
+        return stable_hash([self.history.fingerprint, data, *named, *span])
+
+
+def _dates(source: GridSource) -> tuple[str, str]:
+    times = source.times()
+    return times[0].date().isoformat(), times[-1].date().isoformat()
 
 
 def plan_horizons(
@@ -124,24 +166,30 @@ def plan_horizons(
             )
     elif settings.horizons.cluster != TRAIN:
         given = _given_model(settings.horizons.cluster, storage)
-        model = read_model_manifest(given)["config"]
-        settings = settings.model_copy(
-            update={"model": settings.model.model_validate(model)}  # its look-backs count
-        )
+        open_reader(given, source.interval)  # refuses one of other bars
+        model = settings.model.model_validate(read_model_manifest(given)["config"])
+        horizons = settings.horizons.model_copy(update={"cluster": str(given)})
+        # its look-backs count, and a resumed run must find the same one
+        settings = settings.model_copy(update={"model": model, "horizons": horizons})
     plan = HorizonPlan(settings, history, source, (), families, given, resumed)
     reader = None
     if settings.horizons.cluster != ABSENT:
         reader = ClusterReader(ClusterModel(settings.model, settings.training.seed))
-    recipe = plan.recipe(None)
-    reach = choose_features(
+    recipe = plan.without_features()
+    _ = recipe.spec, recipe.primary, recipe.barrier_bars  # contradictions are told now
+    chosen = choose_features(
         recipe.spec, frozenset(history.extras), settings.horizons, source.calendar, reader
-    ).reach
+    )
+    schema = chosen.schema(recipe.horizons, recipe.primary)
+    for name in families:
+        family_class(name)(schema, settings.families)
+    CrossHorizonStacker(recipe.horizons, families, settings.stacking)
     folds = session_folds(
         session_of(plan.times, source.interval, source.calendar),
         settings.horizons.train_sessions,
         settings.horizons.test_sessions,
         recipe.purge,
-        reach,
+        chosen.reach,
     )
     if given is not None:
         _check_unseen(given, plan.times[folds[0].test_start])
@@ -153,11 +201,14 @@ def _given_model(reference: str, storage: Path) -> Path:
     folder = Path(reference)
     if (folder / "model.safetensors").is_file():
         return folder.resolve()
+    if reference == "latest":
+        grids = [run for run in list_runs(storage) if run.best.is_dir()]
+        if not grids:
+            raise RunError(f"no run under {storage} has a promoted model", "run tune/grid.py first")
+        return grids[-1].best.resolve()
     run = find_run(reference, storage)
     if not run.best.is_dir():
-        raise RunError(
-            f"{run.path.name}: has no promoted model", "give a finished run of the grid"
-        )
+        raise RunError(f"{run.path.name}: has no promoted model", "give a finished run of the grid")
     return run.best.resolve()
 
 
@@ -188,20 +239,31 @@ def prepare_cluster(plan: HorizonPlan, run: RunDirectory) -> Path | None:
     if not (run.cluster / "manifest.json").is_file():
         first = plan.folds[0]
         start = max(0, first.train_start - plan.settings.model.context_bars)
-        train_once(plan.settings, plan.source.window(start, first.train_stop), run.cluster)
+        panel = plan.source.window(start, first.train_stop)
+        with tempfile.TemporaryDirectory(dir=run.path, prefix=".cluster.") as scratch:
+            fresh = Path(scratch, "cluster")
+            train_once(_without_places(plan.settings), panel, fresh)
+            if run.cluster.exists():
+                shutil.rmtree(run.cluster)
+            fresh.rename(run.cluster)
     return run.cluster
+
+
+def _without_places(settings: Settings) -> Settings:
+    """Settings that do not say where things lie: equal runs elsewhere make equal models."""
+    data = settings.data.model_copy(update={"path": None, "dollar_volume_path": None})
+    horizons = settings.horizons.model_copy(update={"plugins": ()})
+    return settings.model_copy(update={"data": data, "horizons": horizons})
 
 
 def dataset_folder(plan: HorizonPlan, recipe: Recipe, storage: Path) -> Path:
     """Where the features of the run lie: shared by runs of equal bars, recipe and code."""
-    horizons = plan.settings.horizons.model_dump(mode="json")
-    for field in ("families", "train_sessions", "test_sessions", "placebo", "horizon_seed"):
-        del horizons[field]
+    horizons = plan.settings.horizons.model_dump(mode="json", include=set(ROW_SETTINGS))
     model = None
     if recipe.cluster is not None:
         manifest = read_model_manifest(Path(recipe.cluster))
         model = [manifest["sha256"], manifest["config"], manifest["seed"]]
-    identity = [plan.history.fingerprint, horizons, recipe.features, recipe.lag, model]
+    identity = [plan.bars_identity(), horizons, recipe.features, recipe.lag, model]
     identity += [recipe.feature_set().fingerprints, code_hash(), library_versions()]
     return storage / DATASETS / stable_hash(identity)[:16]
 

@@ -105,14 +105,14 @@ class SmallRun:
                 seen = self.dataset.dense("barriers", fold.test_start, fold.test_stop)
                 labels.append(seen.ravel())
         stacker = CrossHorizonStacker(recipe.horizons, families, recipe.settings.stacking)
-        last = self.dataset.spans[-1]
-        times = self.panel.times
+        last, times = self.dataset.spans[-1], self.panel.times
         return BundleParts(
             recipe,
             self.families(into),
             stacker.fit_parts(stacked),
             Calibrator.fit("platt", np.concatenate(raw), np.concatenate(labels)) if raw else None,
             self.dataset.rows(last.start, last.stop),
+            self.panel.window(times.size - recipe.feature_set().reach - 1, times.size),
             "20260102-000000-00000000",
             panel_fingerprint(self.panel),
             times[self.folds[0].train_start].to_pydatetime(),

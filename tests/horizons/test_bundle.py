@@ -1,5 +1,6 @@
 """A bundle vouches for itself, and refuses what it cannot serve."""
 
+import hashlib
 import json
 import shutil
 from contextlib import suppress
@@ -23,7 +24,6 @@ from dpa.horizons.bundle import (
 from dpa.horizons.families import EncoderFamily, RidgeFamily
 from dpa.horizons.registry import FEATURES
 from dpa.horizons.types import Forecast
-from dpa.runs import stable_hash
 
 
 @pytest.fixture
@@ -38,7 +38,8 @@ def edited(folder: Path, sealed: bool = True, **changes) -> Path:
     content.update(changes)
     if sealed:
         content.pop("seal")
-        content["seal"] = stable_hash(content)
+        whole = json.dumps(content, separators=(",", ":"))
+        content["seal"] = hashlib.sha256(whole.encode()).hexdigest()
     path.write_text(json.dumps(content, indent=1) + "\n")
     return folder
 
@@ -106,12 +107,18 @@ def test_the_manifest_guards_itself(copied, bundle):
         ({"families": {}}, "was altered"),
         ({"schema_version": 2}, "schema version 2, this dpa reads 1"),
         ({"kind": "cluster"}, "is not the manifest of a bundle"),
-        ({"interval": None}, "interval: "),
-        ({"surprise": 1}, "surprise: "),
+        ({"surprise": 1}, "was altered"),
     ],
 )
 def test_a_manifest_edited_by_hand_is_refused(copied, changes, words):
     assert words in str(refused(edited(copied, sealed=False, **changes)))
+
+
+@pytest.mark.parametrize("changes", [{"interval": None}, {"surprise": 1}, {"files": []}])
+def test_a_manifest_of_another_program_is_refused(copied, changes):
+    error = refused(edited(copied, **changes))
+    assert f"{MANIFEST}: {next(iter(changes))}: " in str(error)
+    assert "use the dpa that made it (0.1" in error.cure
 
 
 def test_a_file_that_does_not_belong_is_refused(copied):
@@ -177,25 +184,25 @@ def test_libraries_that_forecast_otherwise_are_refused(copied, monkeypatch, fami
 def test_it_can_be_moved(bundle_folder, bundle, small_panel, tmp_path):
     target = tmp_path / "far" / "away"
     moved = HorizonBundle.load(Path(shutil.copytree(bundle_folder, target)))
-    assert moved.manifest.fingerprint() == bundle.manifest.fingerprint()
+    assert moved.manifest.fingerprint == bundle.manifest.fingerprint
     tail = small_panel.window(200, 400)
     np.testing.assert_array_equal(moved.predict(tail).stacked, bundle.predict(tail).stacked)
 
 
 def test_the_fingerprint_is_that_of_the_content(bundle, write_another, tmp_path):
     again = write_another(tmp_path / "again", run_id="another-run")
-    assert again.fingerprint() == bundle.manifest.fingerprint()
-    assert write_another(tmp_path / "third", data_fingerprint="x").fingerprint() != (
-        again.fingerprint()
+    assert again.fingerprint == bundle.manifest.fingerprint
+    assert write_another(tmp_path / "third", data_fingerprint="x").fingerprint != (
+        again.fingerprint
     )
 
 
 def test_same_seed_same_bundle_other_seed_another(small_panel, bundle, repeat_run, tmp_path):
     same = repeat_run(tmp_path / "same")
     other = repeat_run(tmp_path / "other", horizon_seed=1)
-    assert same.fingerprint() == bundle.manifest.fingerprint()
+    assert same.fingerprint == bundle.manifest.fingerprint
     assert same.files == bundle.manifest.files
-    assert other.fingerprint() != same.fingerprint()
+    assert other.fingerprint != same.fingerprint
     differ = {name for name in same.families if other.families[name] != same.families[name]}
     assert differ == {"gbdt", "encoder"}
 
@@ -232,7 +239,7 @@ class TestPromotion:
         pointer = read_pointer(tmp_path)
         assert pointer == {
             "bundle": str(bundle_folder.resolve()),
-            "fingerprint": bundle.manifest.fingerprint(),
+            "fingerprint": bundle.manifest.fingerprint,
             "promoted_at": clock.now().isoformat(),
             "promoted_by": "run",
         }

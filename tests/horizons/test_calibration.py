@@ -17,7 +17,6 @@ from dpa.horizons.calibration import (
     Calibrator,
     brier_score,
     brier_skill,
-    calibrate_out_of_fold,
     reliability,
 )
 
@@ -150,46 +149,6 @@ def test_refusals():
 
 
 # --- out of fold -----------------------------------------------------------------------------
-
-
-def folds(n_folds=4, n_bars=300):
-    parts = [overconfident(seed, n_bars)[:2] for seed in range(n_folds)]
-    bars = [np.arange(n_bars) + n_bars * fold for fold in range(n_folds)]
-    return [raw for raw, _ in parts], [label for _, label in parts], bars
-
-
-@pytest.mark.parametrize("method", FITTED)
-def test_each_fold_is_calibrated_by_the_folds_before_it(method):
-    raw, label, bars = folds()
-    found = calibrate_out_of_fold(raw, label, bars, 6, method)
-    assert found.calibrator[0] == Calibrator("identity")
-    np.testing.assert_allclose(found.probability[0], np.clip(raw[0], EDGE, 1 - EDGE))
-    for fold in (1, 2, 3):
-        known = slice(0, 300 * fold - 6)  # labels of the last six bars end in the fold
-        expected = Calibrator.fit(
-            method, np.concatenate(raw[:fold])[known], np.concatenate(label[:fold])[known]
-        )
-        assert found.calibrator[fold] == expected
-        np.testing.assert_array_equal(found.probability[fold], expected(raw[fold]))
-
-
-def test_a_later_fold_never_changes_an_earlier_one():
-    raw, label, bars = folds()
-    whole = calibrate_out_of_fold(raw, label, bars, 6, "platt")
-    label[2] = 1 - label[2]
-    label[1][-6:] = 1 - label[1][-6:]  # labels that end in fold 2
-    changed = calibrate_out_of_fold(raw, label, bars, 6, "platt")
-    assert changed.calibrator[:3] == whole.calibrator[:3]
-    assert changed.calibrator[3] != whole.calibrator[3]
-    cut = calibrate_out_of_fold(raw[:2], label[:2], bars[:2], 6, "platt")
-    assert cut.calibrator == whole.calibrator[:2]
-
-
-def test_folds_without_labels_teach_nothing():
-    raw, label, bars = folds(3)
-    label[0][:] = np.nan
-    found = calibrate_out_of_fold(raw, label, bars, 6, "platt")
-    assert [c.method for c in found.calibrator] == ["identity", "identity", "platt"]
 
 
 # --- scores ----------------------------------------------------------------------------------

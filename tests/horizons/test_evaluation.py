@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 
 from dpa.errors import DataError
-from dpa.horizons.evaluation import ForecastWindow, Scores
+from dpa.horizons.calibration import brier_score, brier_skill, reliability
+from dpa.horizons.evaluation import ForecastWindow, Scores, Tally
 from dpa.market.interval_specs import Horizon
 from dpa.validation.information import mean_ic
 
@@ -162,9 +163,28 @@ def test_barrier_table_by_hand():
     brier = base * 0.36 + (1 - base) * 0.04
     assert row.brier == pytest.approx(brier, rel=1e-5)
     assert row.skill == pytest.approx(1 - brier / (base * (1 - base)), rel=1e-5)
-    probability, seen = scored(windows()).barrier_rows("good", 0)
-    np.testing.assert_array_equal(seen, label)
-    assert np.isfinite(probability).all()
+    curve = scored(windows()).reliability_table()
+    peak = curve[curve["barrier"] == "peak"]
+    assert peak["forecast"].tolist() == pytest.approx([0.2, 0.4])
+    assert peak["frequency"].tolist() == [0.0, 1.0]
+    assert peak["count"].sum() == len(label)
+
+
+def test_a_tally_says_what_the_rows_say():
+    rng = np.random.default_rng(3)
+    given = rng.beta(2, 5, 20_000)
+    seen = (rng.random(20_000) < given**1.3).astype(float)
+    seen[::17] = np.nan
+    tally = Tally()
+    for part in np.array_split(np.arange(20_000), 7):
+        tally.add(given[part], seen[part])
+    assert tally.brier == pytest.approx(brier_score(given, seen))
+    assert tally.skill == pytest.approx(brier_skill(given, seen))
+    rows, bins = reliability(given, seen), tally.reliability()
+    assert len(bins) == len(rows) == 10
+    np.testing.assert_allclose(bins["forecast"], rows["forecast"], atol=2e-3)
+    np.testing.assert_allclose(bins["frequency"], rows["frequency"], atol=2e-2)
+    assert bins["count"].sum() == np.isfinite(seen).sum()
 
 
 @pytest.mark.parametrize("wrong", ["times", "forecasts", "probabilities", "labels"])

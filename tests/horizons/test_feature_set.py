@@ -121,7 +121,7 @@ def test_a_fingerprint_follows_every_series_behind_it(monkeypatch):
     )
     assert trace(feature, SETTINGS, "XNYS").fingerprint == before
     monkeypatch.setitem(
-        SERIES, "market_square", dataclasses.replace(SERIES["market_square"], source="new")
+        SERIES, "others_square", dataclasses.replace(SERIES["others_square"], source="new")
     )
     assert trace(feature, SETTINGS, "XNYS").fingerprint != before
 

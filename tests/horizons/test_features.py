@@ -48,10 +48,13 @@ class Plain:
         self.sigma = np.sqrt(self.mean(self.ret**2, LONG) / minutes) * 1e4
         held = self.ret.where(self.member)
         self.market = held.mean(axis=1).where(held.notna().sum(axis=1) >= 3)
-        self.beta = self.mean(self.ret.mul(self.market, axis=0), LONG).div(
-            self.mean(self.market**2, LONG), axis=0
+        # what a name is held against: the mean of the others, itself left out
+        others = {k: held.drop(columns=k) for k in held}
+        self.others = pd.DataFrame(
+            {k: v.mean(axis=1).where(v.notna().sum(axis=1) >= 2) for k, v in others.items()}
         )
-        self.residual = self.ret - self.beta.shift(1).mul(self.market, axis=0)
+        self.beta = self.mean(self.ret * self.others, LONG) / self.mean(self.others**2, LONG)
+        self.residual = self.ret - self.beta.shift(1) * self.others
         apart = held.sub(self.market, axis=0) ** 2
         self.apart = apart.mean(axis=1).where(apart.notna().sum(axis=1) >= 3)
 
@@ -139,7 +142,8 @@ class Plain:
 
     def log_sigma(self):
         logs = np.log(self.sigma)
-        return logs.sub(logs.mean(axis=1).where(logs.notna().sum(axis=1) >= 3), axis=0)
+        held = logs.where(self.member)
+        return logs.sub(held.mean(axis=1).where(held.notna().sum(axis=1) >= 3), axis=0)
 
     def session_elapsed(self):
         return pd.DataFrame(self.elapsed / self.length)

@@ -193,6 +193,12 @@ def test_the_order_of_names_does_not_matter_in_an_update(bundle, small_panel):
         same(first.update(row), second.update(columns_of(row, order)))
 
 
+def test_the_order_of_names_does_not_matter_in_a_tail(bundle, small_panel):
+    tail = small_panel.window(0, TAIL)
+    order = np.random.default_rng(1).permutation(small_panel.n_assets)
+    same(bundle.predict(columns_of(tail, order)), bundle.predict(tail))
+
+
 def test_more_names_than_the_bundle_knows_are_forecast_too(bundle, small_panel):
     tail = small_panel.window(0, TAIL)
     chosen = [*range(tail.n_assets), 0]
@@ -244,6 +250,15 @@ class TestRefusals:
             words = f"a tail of {least - 1} bars is too short"
             refused(lambda short=short: bundle.predict(short), words)
         refused(lambda: bundle.predict(small_panel.window(0, 0)), "a tail of 0 bars is too short")
+
+    @pytest.mark.parametrize("price", [0.0, -3.5, np.inf])
+    def test_a_price_that_is_none(self, bundle, small_panel, live, price):
+        tail, row = small_panel.window(0, TAIL), small_panel.window(TAIL, TAIL + 1)
+        for panel, action in ((tail, bundle.predict), (row, live.update)):
+            prices, mask = panel.prices.copy(), panel.mask.copy()
+            prices[-1, 2], mask[-1, 2] = price, np.isfinite(price)
+            bad = changed(panel, prices=prices, mask=mask)
+            refused(lambda bad=bad, action=action: action(bad), f"price {price:g} of N2")
 
     def test_too_few_names(self, bundle, small_panel):
         tail = columns_of(small_panel.window(0, TAIL), [0, 1, 2])

@@ -16,7 +16,6 @@ from dpa.horizons.stacker import (
     CrossHorizonStacker,
     nonnegative_ridge,
     prior_weight,
-    stack_out_of_fold,
 )
 from dpa.market.interval_specs import Horizon
 
@@ -350,75 +349,3 @@ def test_damaged_facts_are_refused(change):
     arrays, facts = fitted().to_arrays()
     with pytest.raises(RunError, match="stacker"):
         CrossHorizonStacker.from_arrays(arrays, {**facts, **change})
-
-
-# --- out of fold -----------------------------------------------------------------------------
-
-
-def folds(n_folds=4, n_bars=150, n_names=2):
-    parts = [rows(seed, n_bars * n_names) for seed in range(n_folds)]
-    bars = [np.repeat(np.arange(n_bars) + n_bars * fold, n_names) for fold in range(n_folds)]
-    return [part[0] for part in parts], [part[1] for part in parts], bars
-
-
-def stacked(forecasts, targets, bars, **changes):
-    return stack_out_of_fold(forecasts, targets, bars, 8, HORIZONS, FAMILIES, config(**changes))
-
-
-def test_each_fold_is_stacked_by_the_folds_before_it():
-    forecasts, targets, bars = folds()
-    found = stacked(forecasts, targets, bars)
-    assert found.fitted == (False, True, True, True)
-    prior = CrossHorizonStacker(HORIZONS, FAMILIES, config())
-    np.testing.assert_array_equal(found.stack[0].forecast, prior.predict(forecasts[0]).forecast)
-    for fold in (1, 2, 3):
-        known = slice(0, 300 * fold - 16)  # labels of the last 8 bars, 2 names, end in the fold
-        oracle = CrossHorizonStacker(HORIZONS, FAMILIES, config()).fit(
-            np.concatenate(forecasts[:fold], axis=2)[:, :, known],
-            np.concatenate(targets[:fold], axis=1)[:, known],
-        )
-        np.testing.assert_allclose(found.stacker[fold].weights, oracle.weights, atol=1e-9)
-        np.testing.assert_allclose(
-            found.stack[fold].forecast, oracle.predict(forecasts[fold]).forecast
-        )
-
-
-def test_a_later_fold_never_changes_an_earlier_stack():
-    forecasts, targets, bars = folds()
-    whole = stacked(forecasts, targets, bars)
-    forecasts[3] *= -1
-    targets[2] *= -3
-    targets[1][:, -16:] *= -9  # labels that end in fold 2
-    changed = stacked(forecasts, targets, bars)
-    cut = stacked(forecasts[:3], targets[:3], bars[:3])
-    for fold in range(3):
-        for other in (changed, cut):
-            np.testing.assert_array_equal(other.stack[fold].forecast, whole.stack[fold].forecast)
-            np.testing.assert_array_equal(
-                other.stack[fold].confidence, whole.stack[fold].confidence
-            )
-    assert not np.array_equal(changed.stacker[3].weights, whole.stacker[3].weights)
-
-
-def test_folds_that_teach_nothing_leave_the_prior():
-    forecasts, targets, bars = folds(3)
-    targets[0][:] = np.nan
-    assert stacked(forecasts, targets, bars).fitted == (False, False, True)
-    forecasts[0][:] = np.nan
-    assert stacked(forecasts, targets, bars).fitted == (False, False, True)
-
-
-def test_it_is_at_least_as_good_as_the_best_family_on_a_planted_market():
-    rng = np.random.default_rng(14)
-    forecasts, targets, bars = [], [], []
-    for fold in range(3):
-        signal = rng.normal(size=(3, 20_000))
-        targets.append(0.1 * signal + rng.normal(size=signal.shape))
-        family = [0.1 * (signal + s * rng.normal(size=signal.shape)) for s in (1.0, 2.0)]
-        forecasts.append(np.stack(family, axis=1))
-        bars.append(np.arange(20_000) + 20_000 * fold)
-    found = stacked(forecasts, targets, bars)
-    for horizon in range(3):
-        mine = np.corrcoef(found.stack[2].forecast[horizon], targets[2][horizon])[0, 1]
-        best = max(np.corrcoef(forecasts[2][horizon, f], targets[2][horizon])[0, 1] for f in (0, 1))
-        assert mine > best - 0.003

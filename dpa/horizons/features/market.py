@@ -1,5 +1,5 @@
 """Each name against the market: beta, residual, rank, dispersion. The market is the equal-weighted
-mean of the members that have a return at the bar."""
+mean of the members that have a return at the bar; what a name is held against leaves it out."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,29 +33,46 @@ def market_ret(view: View) -> Doubles:
 
 
 @series
+def others_ret(view: View) -> Doubles:
+    """Equal-weighted mean log return of the other members: a name is no part of its own market."""
+    values = view.now("member_ret")
+    known = np.isfinite(values)
+    own = np.where(known, values, 0.0)
+    count = known.sum(axis=1, keepdims=True) - known
+    total = own.sum(axis=1, keepdims=True) - own
+    return ratio(total, count, count >= LEAST_NAMES - 1)
+
+
+@series
 def market_square(view: View) -> Doubles:
     """Square of the market's return."""
     return view.now("market_ret") * view.now("market_ret")
 
 
 @series
+def others_square(view: View) -> Doubles:
+    """Square of the return of the others."""
+    return view.now("others_ret") * view.now("others_ret")
+
+
+@series
 def ret_by_market(view: View) -> Doubles:
-    """Product of a name's return and the market's."""
-    return view.now("ret") * view.now("market_ret")
+    """Product of a name's return and that of the others."""
+    return view.now("ret") * view.now("others_ret")
 
 
 @series
 def beta(view: View) -> Doubles:
-    """Slope on the market through the origin, over the long look-back, the newest bar included."""
+    """Slope on the others' mean through the origin, over the long look-back, this bar included."""
     shared = view.mean("ret_by_market", view.long)
-    own = view.mean("market_square", view.long)
+    own = view.mean("others_square", view.long)
     return ratio(shared, own, own > 0)
 
 
 @series
 def market_residual(view: View) -> Doubles:
-    """A name's return less its beta of the bar before times the market's."""
-    return view.now("ret") - view.ago("beta", view.spec.bar_minutes) * view.now("market_ret")
+    """A name's return less its beta of the bar before times that of the others."""
+    return view.now("ret") - view.ago("beta", view.spec.bar_minutes) * view.now("others_ret")
 
 
 @series
@@ -116,7 +133,8 @@ def return_rank(view: View, minutes: int) -> Doubles:
 @feature("log of sigma to its geometric mean over names", role="risk")
 def log_sigma(view: View) -> Doubles:
     """How volatile the name is."""
-    return np.log(view.now("sigma") / np.exp(across(np.log(view.now("sigma")))))
+    sizes = np.log(view.now("sigma"))
+    return sizes - across(np.where(view.now("member") > 0, sizes, np.nan))
 
 
 def ranks(values: Doubles) -> Doubles:
