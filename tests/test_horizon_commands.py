@@ -13,6 +13,7 @@ import pytest
 
 from dpa import cli
 from dpa.horizons.bundle import POINTER, HorizonBundle, read_bundle_manifest, write_bundle
+from dpa.horizons.plugins import load_plugins
 from dpa.horizons.registry import FEATURES
 from dpa.market.shard_files import write_shards
 from dpa.simulation.planted_bars import IntradayMarket, simulate_bars
@@ -92,6 +93,8 @@ def plugin(tmp_path: Path):
     yield path
     for name in set(FEATURES) - before:
         del FEATURES[name]
+    for name in [name for name in sys.modules if name.startswith("dpa_plugin_mine_")]:
+        del sys.modules[name]
 
 
 def rows_of(table: str) -> dict[str, str]:
@@ -189,7 +192,7 @@ class TestBundles:
         shown = say("bundle", "show", SECOND[:8], "--storage", storage)
         manifest = read_bundle_manifest(storage / SECOND / "bundle")
         for words in (
-            manifest.fingerprint(),
+            manifest.fingerprint,
             "5m, 30m, 60m by ridge, gbdt, encoder",
             f"{manifest.tail_bars} bars",
             "peak and valley, calibrated (platt)",
@@ -198,7 +201,7 @@ class TestBundles:
         ):
             assert words in shown
         found = json.loads(say("bundle", "show", SECOND, "--storage", storage, "--json"))
-        assert found["fingerprint"] == manifest.fingerprint()
+        assert found["fingerprint"] == manifest.fingerprint
         assert found["tail_bars"] == manifest.tail_bars
 
     def test_verify(self, say: Say, storage: Path) -> None:
@@ -210,6 +213,26 @@ class TestBundles:
         harmed.write_bytes(harmed.read_bytes()[:-1])
         error = say.error("bundle", "verify", FIRST, "--storage", storage)
         assert "ridge.safetensors: was altered or cut short" in error
+
+    def test_what_needs_plugins_says_which(self, say: Say, plugin: Path, tmp_path: Path) -> None:
+        load_plugins([str(plugin)])
+        features = ("return_scaled_5m", "return_rank_30m", "typed_by_a_user_15m")
+        settings = small_settings(
+            families=("ridge",), feature_list=features, plugins=(str(plugin),)
+        )
+        run = run_small(tmp_path / "own", settings, simulate_bars(MARKET, 3).panel, 1)
+        folder = tmp_path / "own" / "bundle"
+        write_bundle(folder, run.parts(tmp_path / "models"), CLOCK)
+        words = [sys.executable, "-m", "dpa.cli", "bundle", "verify", str(folder)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert "'typed_by_a_user_15m' is not known" in done.stderr
+        assert "--plugins mine.py" in done.stderr
+        assert "mine.py" in say("bundle", "show", folder)
+        with_plugins = subprocess.run(
+            [*words, "--plugins", str(plugin)], capture_output=True, text=True, check=False
+        )
+        assert with_plugins.returncode == 0, with_plugins.stderr
 
     def test_promote(self, say: Say, storage: Path) -> None:
         say("bundle", "promote", FIRST, "--storage", storage)
