@@ -5,9 +5,9 @@ import shutil
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
-from dpa.horizons.dataset import Dataset
+from dpa.horizons.dataset import Block, Dataset, write_block
 from dpa.research import horizon_checks
 from dpa.research.horizon_checks import leakage_checks
 from tests.research.small_horizons import Done, small_run
@@ -76,9 +76,7 @@ def test_a_feature_that_knew_more_is_found(change, done, tmp_path):
         values[0, 0] = np.nextafter(values[0, 0], np.float32(9))
     else:
         values[0, 0] = np.float32(0.5) if np.isnan(values[0, 0]) else np.nan
-    save_file(arrays, folder / last.file)
-    for stale in folder.glob("*.sha256"):
-        stale.unlink()
+    write_block(folder, Block(last.start, **arrays), last)
     assert failed(done, dataset=Dataset(folder)) == {FUTURE}
 
 
