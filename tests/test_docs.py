@@ -31,7 +31,7 @@ from dpa.research.grid import grid_points, load_grid
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 RUN_MARK = "<!-- run -->"
-RUN_SECONDS = 280
+RUN_SECONDS = 400
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SCRIPT = re.compile(r"\A# (\w+\.py)\n")
 SPAN = re.compile(r"`([^`]+)`")

@@ -1,7 +1,7 @@
 """The Protocol every family implements, and the registry that finds families by name.
 
 A user adds a family in one file: write a class with these methods, put ``@register_family`` on
-it, and import that file from ``dpa.horizons.families``. docs/horizons.md shows an example.
+it, and name the file with ``--plugins``. docs/horizons.md shows an example.
 """
 
 from collections.abc import Mapping
