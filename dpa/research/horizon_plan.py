@@ -242,18 +242,28 @@ def prepare_cluster(plan: HorizonPlan, run: RunDirectory) -> Path | None:
         panel = plan.source.window(start, first.train_stop)
         with tempfile.TemporaryDirectory(dir=run.path, prefix=".cluster.") as scratch:
             fresh = Path(scratch, "cluster")
-            train_once(_without_places(plan.settings), panel, fresh)
+            train_once(_for_predictors(plan.settings), panel, fresh)
             if run.cluster.exists():
                 shutil.rmtree(run.cluster)
             fresh.rename(run.cluster)
     return run.cluster
 
 
-def _without_places(settings: Settings) -> Settings:
-    """Settings that do not say where things lie: equal runs elsewhere make equal models."""
-    data = settings.data.model_copy(update={"path": None, "dollar_volume_path": None})
-    horizons = settings.horizons.model_copy(update={"plugins": ()})
-    return settings.model_copy(update={"data": data, "horizons": horizons})
+def _for_predictors(settings: Settings) -> Settings:
+    """Settings of a cluster model that is an input and does not trade.
+
+    It is trained on returns before costs: charged for every 5-minute trade it would learn not to
+    trade at all, close its gate, and say nothing. What costs is charged later, once. Where things
+    lie is left out: equal runs elsewhere make equal models.
+    """
+    free = {"half_spread_bps": 0.0, "commission_bps": 0.0, "impact_coefficient": 0.0}
+    updates = {
+        "costs": settings.costs.model_copy(update={**free, "borrow_bps_per_year": 0.0}),
+        "training": settings.training.model_copy(update={"turnover_penalty": 0.0}),
+        "data": settings.data.model_copy(update={"path": None, "dollar_volume_path": None}),
+        "horizons": settings.horizons.model_copy(update={"plugins": ()}),
+    }
+    return settings.model_copy(update=updates)
 
 
 def dataset_folder(plan: HorizonPlan, recipe: Recipe, storage: Path) -> Path:
