@@ -96,7 +96,14 @@ def test_equal_features_have_equal_fingerprints():
 
 
 @pytest.mark.parametrize(
-    "change", [{"version": 2}, {"source": "another text"}, {"minutes": 65}, {"name": "other"}]
+    "change",
+    [
+        {"version": 2},
+        {"source": "another text"},
+        {"file_hash": "another file"},
+        {"minutes": 65},
+        {"name": "other"},
+    ],
 )
 def test_a_fingerprint_follows_the_feature(change):
     feature = FEATURES["residual_market_60m"]
@@ -112,17 +119,18 @@ def test_a_fingerprint_does_not_depend_on_words():
     assert before == after
 
 
-def test_a_fingerprint_follows_every_series_behind_it(monkeypatch):
+@pytest.mark.parametrize("field", ["source", "file_hash"])
+def test_a_fingerprint_follows_every_series_behind_it(field, monkeypatch):
     """Beta is two steps behind the residual; volume is none of its business."""
+
+    def changed(name):
+        monkeypatch.setitem(SERIES, name, dataclasses.replace(SERIES[name], **{field: "new"}))
+
     feature = FEATURES["residual_market_60m"]
     before = trace(feature, SETTINGS, "XNYS").fingerprint
-    monkeypatch.setitem(
-        SERIES, "signed_volume", dataclasses.replace(SERIES["signed_volume"], source="new")
-    )
+    changed("signed_volume")
     assert trace(feature, SETTINGS, "XNYS").fingerprint == before
-    monkeypatch.setitem(
-        SERIES, "others_square", dataclasses.replace(SERIES["others_square"], source="new")
-    )
+    changed("others_square")
     assert trace(feature, SETTINGS, "XNYS").fingerprint != before
 
 

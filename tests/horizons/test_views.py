@@ -75,7 +75,7 @@ def test_no_feature_of_the_cluster_model_sees_the_future(coarse, with_clusters):
         return dict(zip(with_clusters.names, values.transpose(2, 0, 1), strict=True))
 
     assert {"cluster_score", "residual_consensus_60m"} <= set(with_clusters.names)
-    assert_past_only(outputs, coarse, [150, 251])
+    assert_past_only(outputs, coarse, [251])
 
 
 def test_the_check_would_catch_a_feature_that_looks_ahead(panel):

@@ -128,17 +128,21 @@ def test_a_model_of_an_earlier_time_is_taken_with_its_settings(home, tmp_path):
     assert longer >= small_plan(home).folds[0].test_start  # its look-backs count
 
 
-@pytest.mark.parametrize("margin", [0, 5, 24 * 60])
-def test_a_model_that_has_seen_a_tested_bar_is_refused(margin, home, plan, tmp_path):
-    """Its look-backs put the first test a session later than without it."""
-    model = give_model(tmp_path / "model", seen=None)
-    first = plan.times[plan.folds[0].test_start + 78] + pd.Timedelta(margin, "min")
+@pytest.mark.parametrize(("minutes", "taken"), [(-5, True), (0, False), (5, False), (9999, False)])
+def test_a_model_that_has_seen_a_tested_bar_is_refused(minutes, taken, home, tmp_path):
+    model = give_model(tmp_path / "model")
+    sections = {"horizons": {"cluster": str(model)}}
+    found = small_plan(home, **sections)
+    seen = found.times[found.folds[0].test_start] + pd.Timedelta(minutes, "min")
     manifest = json.loads((model / "manifest.json").read_text())
-    manifest["seen_until"] = first.isoformat()
+    manifest["seen_until"] = seen.isoformat()
     (model / "manifest.json").write_text(json.dumps(manifest))
-    said = refused(home, RunError, horizons={"cluster": str(model)})
-    assert "was trained, tested or chosen on bars until" in said
-    assert "leave --cluster out" in said
+    if taken:
+        assert small_plan(home, **sections).folds == found.folds
+    else:
+        said = refused(home, RunError, **sections)
+        assert "was trained, tested or chosen on bars until" in said
+        assert "leave --cluster out" in said
 
 
 def test_a_model_that_does_not_say_what_it_has_seen_is_refused(home, tmp_path):
