@@ -30,7 +30,7 @@ if [ -z "$${found:-}" ]; then \
 fi
 endef
 
-.PHONY: help install grid horizons test bench constraints clean
+.PHONY: help install grid horizons test bench bench-horizons constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -67,12 +67,15 @@ test: $(INSTALLED_DEV) ## install, then ruff, mypy, import-linter and pytest
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(INSTALLED_DEV) ## the measured comparisons; DPA_MARKET_DATA=folder of real prices
+bench: $(INSTALLED_DEV) bench-horizons ## the measured comparisons; DPA_MARKET_DATA=folder of real prices
 	$(BIN)/python tests/benchmarks/bench_truth.py
 	$(BIN)/python tests/benchmarks/bench_memory.py
 	$(BIN)/python tests/benchmarks/bench_tune.py
 	$(BIN)/python tests/benchmarks/bench_speed.py \
 	  --data "$${DPA_MARKET_DATA:?is not set: the folder of us_daily_close.parquet}/us_daily_close.parquet"
+
+bench-horizons: $(INSTALLED_DEV) ## the part of them about predictors
+	$(BIN)/python tests/benchmarks/bench_horizons_truth.py
 
 constraints: $(INSTALLED_DEV) ## write down the versions installed in the virtual environment
 	@{ sed '/^[^#]/,$$d' constraints.txt; \
