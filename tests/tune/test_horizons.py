@@ -258,12 +258,14 @@ def killed_once(marker: Path) -> Callable[..., None]:
 
 
 def defective() -> Callable[..., None]:
-    """Fits of which one always raises."""
+    """Fits of which one always raises, and one always dies."""
     run_task = _fits.run_task
 
     def fail(task: Task, *others: object) -> None:
         if task.key == "000/ridge/all":
             raise ValueError("a defect\nof this fit")
+        if task.key == "001/gbdt/30m":
+            os.kill(os.getpid(), signal.SIGKILL)
         run_task(task, *others)
 
     return fail
@@ -286,7 +288,7 @@ def test_a_killed_process_changes_nothing(
     assert fingerprint(only_run(tmp_path / "runs")) == fingerprint(undisturbed)
 
 
-def test_a_fit_that_fails_is_named_and_the_rest_is_kept(
+def test_fits_that_fail_are_named_and_the_rest_is_kept(
     undisturbed: RunDirectory,
     shards: Path,
     tmp_path: Path,
@@ -294,14 +296,17 @@ def test_a_fit_that_fails_is_named_and_the_rest_is_kept(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with monkeypatch.context() as patch:
+        patch.setattr(_fits, "DEATHS_FORGIVEN", 0)
         with_fits(patch, defective())
         assert horizons.main(words(shards, tmp_path)) == 1
     out = capsys.readouterr().out
     run = only_run(tmp_path)
     assert "failed: ridge, fold 0: a defect of this fit" in out
+    [died] = [line for line in out.splitlines() if line.startswith("failed: gbdt 30m, fold 1: ")]
+    assert "died" in died or "crashed" in died
     assert f"--resume {run.path}" in out
     assert run.status() == "interrupted"
-    assert len(fits(run)) == 11
+    assert len(fits(run)) == 10
     assert horizons.main(["--resume", str(run.path), "--no-dashboard"]) == 0
     assert fingerprint(run) == fingerprint(undisturbed)
 
