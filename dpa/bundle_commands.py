@@ -109,9 +109,9 @@ def _facts(folder: Path, manifest: BundleManifest) -> Table:
 
 
 def _barriers(manifest: BundleManifest) -> str:
-    if manifest.calibrator is None:
+    if not manifest.calibrators:
         return "none"
-    return f"peak and valley, calibrated ({manifest.calibrator['method']})"
+    return f"peak and valley, calibrated ({manifest.calibrators[0]['method']})"
 
 
 def _ic_table(manifest: BundleManifest) -> str:
@@ -293,7 +293,7 @@ def _forecast_words(forecast: BundleForecast, minutes: Doubles, manifest: Bundle
     return (
         f"bundle {manifest.short} after the bar of {forecast.time:%Y-%m-%d %H:%M} UTC\n\n"
         f"{table}\n\n"
-        "sigma: bps per square root of a session minute; bps: expected return over the horizon"
+        "sigma: bps per square root of a session minute; bps: forecast over the horizon"
     )
 
 

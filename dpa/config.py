@@ -290,8 +290,11 @@ class HorizonsConfig(Section):
     holdout: float = Field(
         0.2, gt=0, lt=0.9, description="tail of the training window kept for early stopping"
     )
-    sessions_per_block: int = Field(
-        5, ge=1, le=10000, description="sessions in one file of features"
+    sessions_per_block: int | None = Field(
+        None,
+        ge=1,
+        le=10000,
+        description="sessions in one file of features; none: 5 on intraday bars, 250 on daily ones",
     )
     placebo: bool = Field(
         False, description="train on labels dealt out anew among the names: every IC must be 0"

@@ -253,7 +253,7 @@ def transfer_words(result: Transfer) -> str:
         "",
         columns(head, rows),
         "",
-        "IC: mean cross-sectional rank correlation of forecast and outcome +- standard error",
+        "IC: mean cross-sectional rank correlation of forecast and outcome ± standard error",
         f"degradation: IC on {validate} less IC on {train}, paired by session",
         *VERDICTS,
     ]
@@ -264,4 +264,4 @@ def transfer_words(result: Transfer) -> str:
 
 
 def _estimate(estimate: ICEstimate) -> str:
-    return f"{estimate.ic:+.4f} +- {estimate.se:.4f}"
+    return f"{estimate.ic:+.4f} ± {estimate.se:.4f}"

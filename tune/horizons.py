@@ -214,7 +214,6 @@ def work(
         say_resume(console, run)
         return 1
     words = close_horizons(run, plan, recipe, dataset, storage, promote, clock)
-    run.set_status("complete")
     console.print(words, soft_wrap=True, highlight=False)
     return 0
 

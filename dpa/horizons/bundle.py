@@ -37,7 +37,7 @@ from dpa.horizons.feature_set import FeatureSet
 from dpa.horizons.plugins import load_plugins
 from dpa.horizons.recipe import Recipe
 from dpa.horizons.stacker import CrossHorizonStacker
-from dpa.horizons.types import Rows, RowSchema, Singles
+from dpa.horizons.types import BARRIERS, Rows, RowSchema, Singles
 from dpa.horizons.views import BatchView
 from dpa.market.calendars import nanoseconds, utc_index
 from dpa.market.panel import EXTRAS, Panel
@@ -75,7 +75,9 @@ class BundleManifest(Frozen):
     needs: tuple[str, ...] = Field(description="arrays a bar must have beside its price")
     tail_bars: int = Field(description="bars a tail must have, the newest included")
     families: dict[str, str] = Field(description="family to its fingerprint")
-    calibrator: dict[str, Any] | None = Field(description="of the barrier probabilities")
+    calibrators: tuple[dict[str, Any], ...] = Field(
+        description="of the probability of peak and of valley; none without such heads"
+    )
     stacker: dict[str, Any]
     trained_from: datetime
     trained_until: datetime = Field(description="last bar that any part of it has seen")
@@ -119,8 +121,9 @@ class HorizonBundle:
     families : dict of str to Family
         In the order of the manifest.
     stacker : CrossHorizonStacker
-    calibrator : Calibrator, optional
-        Of the mean raw barrier probability of the families that have such heads.
+    calibrators : tuple of Calibrator
+        Of the mean raw probability of peak and of valley of the families that have such heads;
+        empty when none has.
     cluster : ClusterModel, optional
         Read once: what lies in the folder later has no influence.
     """
@@ -130,7 +133,7 @@ class HorizonBundle:
     recipe: Recipe
     families: dict[str, Family]
     stacker: CrossHorizonStacker
-    calibrator: Calibrator | None
+    calibrators: tuple[Calibrator, ...]
     cluster: ClusterModel | None
 
     @property
@@ -193,10 +196,11 @@ class HorizonBundle:
         stacker = CrossHorizonStacker.from_arrays(_arrays(folder / STACKER), manifest.stacker)
         if stacker.families != tuple(families) or stacker.horizons != recipe.horizons:
             raise RunError(f"{folder}: the stacker combines other families or horizons", _CURE)
-        stored = manifest.calibrator
-        calibrator = None if stored is None else Calibrator.from_json(stored)
+        calibrators = tuple(Calibrator.from_json(stored) for stored in manifest.calibrators)
+        if len(calibrators) not in (0, len(BARRIERS)):
+            raise RunError(f"{folder}: has {len(calibrators)} calibrators", _CURE)
         cluster = None if recipe.cluster is None else load_model(Path(recipe.cluster))[0]
-        bundle = cls(folder, manifest, recipe, families, stacker, calibrator, cluster)
+        bundle = cls(folder, manifest, recipe, families, stacker, calibrators, cluster)
         bundle.check_probe()
         return bundle
 
@@ -372,7 +376,7 @@ class BundleParts:
     families : dict of str to Path
         Folder of each fitted family's files.
     stacker : CrossHorizonStacker
-    calibrator : Calibrator, optional
+    calibrators : tuple of Calibrator
     probe : Rows
         Rows whose forecasts are kept; the first :data:`PROBE_ROWS` of them.
     tail : Panel
@@ -386,7 +390,7 @@ class BundleParts:
     recipe: Recipe
     families: Mapping[str, Path]
     stacker: CrossHorizonStacker
-    calibrator: Calibrator | None
+    calibrators: tuple[Calibrator, ...]
     probe: Rows
     tail: Panel
     run_id: str
@@ -459,7 +463,7 @@ def _write_into(folder: Path, parts: BundleParts, clock: Clock) -> BundleManifes
         needs=tuple(sorted(features.needs)),
         tail_bars=features.reach + 1,
         families={name: family.fingerprint() for name, family in families.items()},
-        calibrator=None if parts.calibrator is None else parts.calibrator.to_json(),
+        calibrators=tuple(calibrator.to_json() for calibrator in parts.calibrators),
         stacker=facts,
         trained_from=parts.trained_from,
         trained_until=parts.trained_until,

@@ -1,6 +1,6 @@
 """Barrier probabilities made honest: calibration on earlier folds, Brier score, reliability."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -230,6 +230,12 @@ def reliability(probability: ArrayLike, label: ArrayLike, bins: int = 10) -> pd.
             "upper": upper,
         }
     )
+
+
+def calibrated(calibrators: Sequence[Calibrator], raw: Doubles) -> Doubles:
+    """Raw probabilities of several heads, last axis heads, each through its own calibrator."""
+    heads = [calibrate(raw[..., place]) for place, calibrate in enumerate(calibrators)]
+    return np.stack(heads, axis=-1)
 
 
 def wilson(frequency: Doubles, count: Integers) -> tuple[Doubles, Doubles]:

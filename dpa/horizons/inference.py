@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dpa.errors import DataError
 from dpa.horizons.bundle import HorizonBundle, barrier_mean
+from dpa.horizons.calibration import calibrated
 from dpa.horizons.clock import SessionClock, bar_grid
 from dpa.horizons.dataset import usable_rows
 from dpa.horizons.targets import centred
@@ -85,8 +86,8 @@ def _forecast_rows(bundle: HorizonBundle, features: Singles, bar: Integers) -> _
     stack = bundle.stacker.predict(returns)
     mean = barrier_mean([s.barriers for s in said if s.barriers is not None])
     barriers = np.full((2, len(features)), np.nan)
-    if mean is not None and bundle.calibrator is not None:
-        barriers = np.ascontiguousarray(bundle.calibrator(mean).T)
+    if mean is not None and bundle.calibrators:
+        barriers = np.ascontiguousarray(calibrated(bundle.calibrators, mean).T)
     return _Said(returns, barriers, stack.forecast, stack.confidence)
 
 

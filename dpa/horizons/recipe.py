@@ -63,6 +63,12 @@ class Recipe:
         return interval_spec(self.interval, self.calendar, self.dates)
 
     @property
+    def sessions_per_block(self) -> int:
+        """Sessions in one file of features."""
+        usual = 250 if self.spec.interval.is_daily else 5
+        return self.settings.horizons.sessions_per_block or usual
+
+    @property
     def horizons(self) -> tuple[Horizon, ...]:
         """The horizons forecast, shortest first."""
         return parse_horizons(self.settings.horizons.horizons, self.spec)

@@ -183,7 +183,7 @@ class Side:
 
     def spans(self, start: int, stop: int) -> list[BlockSpan]:
         """Blocks of whole sessions between two bars."""
-        size = self.recipe.settings.horizons.sessions_per_block
+        size = self.recipe.sessions_per_block
         part = self.session[start:stop]
         planned = plan_blocks(part, size) if len(part) else []
         return [BlockSpan(span.start + start, span.stop + start) for span in planned]

@@ -24,7 +24,7 @@ from dpa.horizons.bundle import (
     read_pointer,
     write_bundle,
 )
-from dpa.horizons.calibration import Calibrator
+from dpa.horizons.calibration import Calibrator, Method, calibrated
 from dpa.horizons.dataset import Dataset
 from dpa.horizons.evaluation import ForecastWindow, Scores
 from dpa.horizons.families.protocol import family_class
@@ -83,21 +83,24 @@ class _Learned:
         ]
         return stacker.fit_parts(parts) if parts else stacker
 
-    def calibrator(self, before: int) -> Calibrator:
-        """A calibrator of both barriers from rows whose labels end before bar `before`."""
+    def calibrators(self, before: int) -> tuple[Calibrator, ...]:
+        """A calibrator of each barrier from rows whose labels end before bar `before`."""
         reach = self.recipe.lag - 1 + self.recipe.barrier_bars
-        raw, labels = [], []
-        for sample in self.samples:
-            ended = sample.bar + reach < before
-            raw.append(sample.raw[ended].ravel())
-            labels.append(sample.labels[ended].ravel())
-        given = np.concatenate([np.zeros(0), *raw])
-        seen = np.concatenate([np.zeros(0), *labels])
-        known = np.isfinite(given) & np.isfinite(seen)
-        if not known.any():
-            return Calibrator("identity")
+        ended = [sample.bar + reach < before for sample in self.samples]
+        pairs = list(zip(self.samples, ended, strict=True))
+        nothing = np.zeros((0, len(BARRIERS)))
+        raw = np.concatenate([nothing, *(sample.raw[chosen] for sample, chosen in pairs)])
+        labels = np.concatenate([nothing, *(sample.labels[chosen] for sample, chosen in pairs)])
         method = self.recipe.settings.stacking.calibration
-        return Calibrator.fit(method, given[known], seen[known])
+        return tuple(_fitted(method, raw[:, k], labels[:, k]) for k in range(len(BARRIERS)))
+
+
+def _fitted(method: Method, raw: NDArray[Any], labels: NDArray[Any]) -> Calibrator:
+    """A calibrator, or the identity where nothing is known."""
+    known = np.isfinite(raw) & np.isfinite(labels)
+    return (
+        Calibrator.fit(method, raw[known], labels[known]) if known.any() else Calibrator("identity")
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,6 +224,7 @@ def close_horizons(
         manifest = make_bundle(run, plan, recipe, dataset, stacker, learned, table, clock)
         words = f"bundle     {run.bundle} ({manifest.short})\n"
         words += _promotion(run, storage, promote, clock)
+    run.set_status("complete")  # as the report is to say
     report = write_horizon_report(run.path)
     return f"{ic_words(table)}\n\n{words}\nreport     {report}"
 
@@ -242,8 +246,8 @@ def score_windows(
         probabilities = dict(window.raw)
         mean = barrier_mean([raw.astype(np.float64) for raw in window.raw.values()])
         if mean is not None:
-            calibrated = learned.calibrator(start)(mean.ravel()).reshape(mean.shape)
-            probabilities[CALIBRATED] = calibrated.astype(np.float32)
+            likely = calibrated(learned.calibrators(start), mean)
+            probabilities[CALIBRATED] = likely.astype(np.float32)
         scores.add(
             ForecastWindow(
                 plan.times[start : window.fold.test_stop],
@@ -322,7 +326,7 @@ def make_bundle(
             recipe,
             folders,
             stacker,
-            learned.calibrator(dataset.n_bars + recipe.barrier_bars) if has_barriers else None,
+            learned.calibrators(dataset.n_bars + recipe.barrier_bars) if has_barriers else (),
             dataset.rows(last.start, last.stop),
             plan.source.window(tail, dataset.n_bars),
             run.path.name,
@@ -334,6 +338,7 @@ def make_bundle(
                 for family, horizon, ic in zip(
                     table["family"], table["horizon"], table["ic"], strict=True
                 )
+                if np.isfinite(ic)  # of one test window the stacker is not scored
             },
         )
         return write_bundle(run.bundle, parts, clock)

@@ -96,7 +96,7 @@ class HorizonPlan:
         """The blocks of features."""
         source = self.source
         session = session_of(self.times, source.interval, source.calendar)
-        return plan_blocks(session, self.settings.horizons.sessions_per_block)
+        return plan_blocks(session, self.without_features().sessions_per_block)
 
     @property
     def horizons(self) -> tuple[Horizon, ...]:

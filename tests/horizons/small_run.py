@@ -110,7 +110,9 @@ class SmallRun:
             recipe,
             self.families(into),
             stacker.fit_parts(stacked),
-            Calibrator.fit("platt", np.concatenate(raw), np.concatenate(labels)) if raw else None,
+            (Calibrator.fit("platt", np.concatenate(raw), np.concatenate(labels)),) * 2
+            if raw
+            else (),
             self.dataset.rows(last.start, last.stop),
             self.panel.window(times.size - recipe.feature_set().reach - 1, times.size),
             "20260102-000000-00000000",

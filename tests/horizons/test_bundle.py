@@ -63,7 +63,7 @@ def test_it_says_what_it_is(bundle, small_run):
     assert tuple(manifest.features) == small_run.recipe.features
     assert set(manifest.needs) == {"cluster", "open", "high", "low", "volume"}
     assert manifest.tail_bars == small_run.recipe.feature_set().reach + 1
-    assert bundle.calibrator is not None
+    assert len(bundle.calibrators) == 2
     stored = {p.relative_to(bundle.folder).as_posix() for p in bundle.folder.rglob("*.*")}
     assert stored == {MANIFEST, *manifest.files}
     assert not any(name.endswith((".pkl", ".pickle", ".pt", ".npy")) for name in stored)
