@@ -104,6 +104,17 @@ def shown(progress: Progress, console: Console) -> Iterator[Callable[[], None]]:
     console.print(progress.line(), soft_wrap=True, highlight=False)
 
 
+@contextmanager
+def cancelled(pending: Mapping[Any, str]) -> Iterator[None]:
+    """Stop what still runs when the block is left early, as by Ctrl-C."""
+    try:
+        yield
+    except BaseException:
+        for reference in list(pending):
+            ray.cancel(reference, force=True)
+        raise
+
+
 def work_off(
     submit: Mapping[str, Callable[[], Any]], total: int, stage: str, console: Console, clock: Clock
 ) -> dict[str, str]:
@@ -123,7 +134,7 @@ def work_off(
     pending: dict[Any, str] = {}
     errors: dict[str, str] = {}
     progress = Progress(stage, total, total - len(submit), clock)
-    with shown(progress, console) as tell:
+    with shown(progress, console) as tell, cancelled(pending):
         while waiting or pending:
             while waiting and len(pending) < at_once + 1:  # one more, so that no core waits
                 label, start = waiting.pop()

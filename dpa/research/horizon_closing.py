@@ -4,6 +4,7 @@ Test windows are read one at a time, in order. The stacker and the calibration o
 from earlier ones only; those of the bundle learn from all.
 """
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -217,6 +218,7 @@ def close_horizons(
         write_atomically(run.tables / f"{name}.csv", frame.to_csv(index=False))
     failed = tables["checks"].loc[~tables["checks"]["passed"], "check"].tolist()
     if failed:
+        shutil.rmtree(run.bundle, ignore_errors=True)  # of an earlier closing
         words = f"no bundle: the check {failed[0]!r} failed, so no figure here can be trusted"
     elif plan.settings.horizons.placebo:
         words = "placebo: labels were dealt out anew, so there is no bundle"
