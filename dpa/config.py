@@ -297,7 +297,9 @@ class HorizonsConfig(Section):
         description="sessions in one file of features; none: 5 on intraday bars, 250 on daily ones",
     )
     placebo: bool = Field(
-        False, description="train on labels dealt out anew among the names: every IC must be 0"
+        False,
+        description="give each name the labels of another, to learn from and to be tested on: every "
+        "IC must be 0",
     )
     horizon_seed: int = Field(
         0, ge=0, le=2**31 - 1, description="root of the predictors' random numbers"

@@ -205,6 +205,8 @@ def work(
     folder = dataset_folder(plan, recipe, storage)
     dataset, errors = make_dataset(plan.source, recipe, plan.spans(), folder, console, clock)
     if dataset is not None:
+        if plan.settings.horizons.placebo:
+            dataset = dataset.placebo(plan.settings.horizons.horizon_seed)
         tasks = plan.tasks(recipe)
         errors = fit_all(tasks, plan.folds, dataset, recipe, run.tasks, gpus, console, clock)
     if dataset is None or errors:

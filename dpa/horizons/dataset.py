@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from dpa.errors import RunError
+from dpa.errors import DataError, RunError
 from dpa.horizons.clock import SessionClock
 from dpa.horizons.recipe import Recipe, barrier_minutes
 from dpa.horizons.targets import barrier_labels, scaled_targets
@@ -211,6 +211,33 @@ class Dataset:
             raise RunError(f"{folder}: is no data set of features", "start the run again") from e
         self.spans: tuple[BlockSpan, ...] = tuple(spans)
         self._checked: set[str] = set()  # blocks whose bytes this process has seen to be right
+        self._labels_of: Integers | None = None  # whose labels each name has; none: its own
+
+    def placebo(self, seed: int) -> "Dataset":
+        """The same rows with each name holding the labels of another, throughout history.
+
+        What a name's features say about its own labels is gone, for learning and for scoring
+        alike; how labels overlap in time, and whatever leaks by it, stays.
+
+        Parameters
+        ----------
+        seed : int
+            Of the random cycle through all names: none keeps its own.
+
+        Raises
+        ------
+        DataError
+            With a single name.
+        """
+        span = self.spans[0]
+        n_assets = self._read(span, ("usable",))["usable"].shape[1]
+        if n_assets < 2:
+            raise DataError("a placebo of one name", "give data of several names")
+        cycle = np.random.default_rng(seed).permutation(n_assets)
+        dealt = Dataset(self.folder)
+        dealt._labels_of = np.empty(n_assets, np.int64)
+        dealt._labels_of[cycle] = np.roll(cycle, 1)
+        return dealt
 
     @classmethod
     def finish(cls, folder: Path, spans: Sequence[BlockSpan]) -> "Dataset":
@@ -241,9 +268,13 @@ class Dataset:
                 self._checked.add(span.file)
             with safe_open(path, framework="numpy") as file:
                 chosen = file.keys() if names is None else names
-                return {name: file.get_tensor(name) for name in chosen}
+                arrays = {name: file.get_tensor(name) for name in chosen}
         except (OSError, SafetensorError) as e:
             raise RunError(f"{path}: cannot be read ({e})", "delete it and resume the run") from e
+        if self._labels_of is not None:
+            for name in set(arrays) & {"targets", "barriers"}:
+                arrays[name] = arrays[name][:, self._labels_of]
+        return arrays
 
     def rows(self, start: int, stop: int) -> Rows:
         """The usable rows of bars ``start`` (inclusive) to ``stop`` (exclusive)."""

@@ -3,7 +3,6 @@
 A task writes its folder whole or not at all, so a run is resumed by doing what is not there.
 """
 
-import itertools
 import json
 import resource
 import shutil
@@ -122,19 +121,6 @@ def task_seed(task: Task, root: int) -> int:
     return int(stable_hash([task.family, task.target, root])[:8], 16) % 2**31
 
 
-def permuted_labels(rows: Rows, seed: int) -> Rows:
-    """Rows whose labels are dealt out anew among the names of each bar: nothing is left to learn.
-
-    Market-wide moves stay, the link between a name's features and its own label is gone.
-    """
-    order = np.arange(len(rows))
-    generator = np.random.default_rng(seed)
-    edges = np.flatnonzero(np.diff(rows.bar, prepend=-1, append=-1))
-    for start, stop in itertools.pairwise(edges):
-        order[start:stop] = start + generator.permutation(stop - start)
-    return Rows(rows.features, rows.targets[order], rows.barriers[order], rows.bar, rows.asset)
-
-
 def run_task(task: Task, folds: Sequence[Fold], dataset: Dataset, recipe: Recipe, to: Path) -> None:
     """Fit one task and write its folder; nothing happens when it is there already.
 
@@ -166,8 +152,6 @@ def run_task(task: Task, folds: Sequence[Fold], dataset: Dataset, recipe: Recipe
     fit = clipped(dataset.rows(fold.train_start, fit_stop), settings.target_clip)
     validation = clipped(dataset.rows(validation_start, fold.train_stop), settings.target_clip)
     seed = task_seed(task, settings.horizon_seed)
-    if settings.placebo:
-        fit, validation = (permuted_labels(rows, seed) for rows in (fit, validation))
     if len(fit) < _LEAST_ROWS:
         raise DataError(
             f"{task.label}: {len(fit)} usable rows in the training window",

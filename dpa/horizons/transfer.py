@@ -23,7 +23,7 @@ from dpa.horizons.feature_set import available_features
 from dpa.horizons.plugins import load_plugins
 from dpa.horizons.recipe import Recipe, interval_spec
 from dpa.horizons.registry import find_feature
-from dpa.horizons.training import Task, clipped, permuted_labels, predict_rows, task_seed
+from dpa.horizons.training import Task, clipped, predict_rows, task_seed
 from dpa.horizons.types import Doubles, Integers
 from dpa.market.calendars import nanoseconds, utc_index
 from dpa.market.interval_specs import (
@@ -474,8 +474,6 @@ def fit_fold(family: str, side: Side, dataset: Dataset, fold: Fold) -> tuple[Fam
     rows = clipped(dataset.rows(fold.train_start, fit_stop), config.target_clip)
     kept = clipped(dataset.rows(later, fold.train_stop), config.target_clip)
     seed = task_seed(Task(f"{fold.index:03d}", family), config.horizon_seed)
-    if config.placebo:
-        rows, kept = (permuted_labels(part, seed) for part in (rows, kept))
     kind = family_class(family)
     model = kind(schema, recipe.settings.families)
     model.fit(rows, kept, seed, schema.labels if kind.splits_by_target else None)

@@ -115,6 +115,7 @@ class View(ABC):
 
     def __init__(self, settings: ViewSettings) -> None:
         self.settings = settings
+        self._bars: dict[float, int] = {}
 
     @property
     def spec(self) -> IntervalSpec:
@@ -133,7 +134,9 @@ class View(ABC):
 
     def bars(self, minutes: float) -> int:
         """Session minutes as bars, rounded up."""
-        return minutes_to_bars(minutes, self.spec)
+        if minutes not in self._bars:
+            self._bars[minutes] = minutes_to_bars(minutes, self.spec)
+        return self._bars[minutes]
 
     # -- what the two kinds of view do each in their way
 
@@ -373,10 +376,10 @@ class _Ring:
 
     def __init__(self, held: int, rows: Doubles) -> None:
         self.held = held
-        self._buffer = np.full((max(2 * held, held + 64), rows.shape[1]), np.nan)
-        self._end = 0
-        for row in rows[-held:]:
-            self.append(row)
+        kept = rows[-held:]
+        self._buffer = np.empty((max(2 * held, held + 64), rows.shape[1]))
+        self._buffer[: len(kept)] = kept
+        self._end = len(kept)
 
     def append(self, row: Doubles) -> None:
         if self._end == len(self._buffer):
@@ -398,6 +401,46 @@ class _Ring:
         return self._buffer[place : place + 1]
 
 
+class _Held:
+    """What a live view keeps of a series: its newest rows, as they are and with gaps filled, and
+    how many values each look-back knows.
+
+    Filled rows and counts are begun when they are first asked for and then kept up row by row.
+    """
+
+    def __init__(self, held: int, rows: Doubles) -> None:
+        self.rows = _Ring(held, rows)
+        self._filled: dict[str, _Ring] = {}
+        self._counts: dict[int, Doubles] = {}
+
+    def append(self, row: Doubles) -> None:
+        known = np.isfinite(row)
+        for bars, count in self._counts.items():
+            leaves = np.isfinite(self.rows.back(bars - 1))
+            self._counts[bars] = count + known - leaves  # whole numbers: exact
+        self.rows.append(row)
+        for what, ring in self._filled.items():
+            ring.append(_masked(row, what))
+
+    def filled(self, what: str, bars: int) -> Doubles:
+        """The newest `bars` rows, masked; fewer at the start of history."""
+        if what not in self._filled:
+            held = self.rows.held
+            self._filled[what] = _Ring(held, _masked(self.rows.last(held), what))
+        return self._filled[what].last(bars)
+
+    def window(self, bars: int, what: str) -> Doubles:
+        """``known``, or filled values combined, over the newest `bars` rows, (1, n_columns)."""
+        rows = self.rows.last(bars)
+        if len(rows) < bars:
+            return np.full((1, rows.shape[1]), np.nan)
+        if what != "known":
+            return trailing_last(self.filled(what, bars), _COMBINE[what])[None]
+        if bars not in self._counts:
+            self._counts[bars] = trailing_last(_masked(rows, what), np.add)[None]
+        return self._counts[bars]
+
+
 class LiveView(View):
     """Features at the newest bar; goes on from a :class:`BatchView` of the tail.
 
@@ -414,8 +457,8 @@ class LiveView(View):
         self._position = int(tail.clock.position[-1])
         self._names = tail.panel.n_assets
         self._order = tuple(tail.reach.order)
-        self._rings = {
-            name: _Ring(tail.reach.held.get(name, 1), tail._series[name]) for name in self._order
+        self._held = {
+            name: _Held(tail.reach.held.get(name, 1), tail._series[name]) for name in self._order
         }
         self._fresh: dict[str, Doubles] = {}
         self._windows: dict[tuple[str, int, str], Doubles] = {}
@@ -450,7 +493,7 @@ class LiveView(View):
             else:
                 with np.errstate(all="ignore"):
                     row = SERIES[name].compute(self)
-            self._rings[name].append(np.asarray(row, float)[0])
+            self._held[name].append(np.asarray(row, float)[0])
 
     @property
     def _reads_clusters(self) -> bool:
@@ -462,35 +505,31 @@ class LiveView(View):
         return bar.mask.astype(float) if name == "member" else bar.extras()[name]
 
     def now(self, name: str) -> Doubles:
-        return self._rings[name].back(0)
+        return self._held[name].rows.back(0)
 
     def _back(self, name: str, bars: int) -> Doubles:
-        return self._rings[name].back(bars)
+        return self._held[name].rows.back(bars)
 
     def _window(self, name: str, bars: int, what: str) -> Doubles:
         key = (name, bars, what)
         if key not in self._windows:
-            rows = self._rings[name].last(bars)
-            if len(rows) < bars:
-                self._windows[key] = np.full((1, rows.shape[1]), np.nan)
-            else:
-                self._windows[key] = trailing_last(_masked(rows, what), _COMBINE[what])[None]
+            self._windows[key] = self._held[name].window(bars, what)
         return self._windows[key]
 
     def since_open(self, name: str) -> Doubles:
         count = int(self._clock.place[0]) + 1
-        rows = self._rings[name].last(count)
+        rows = self._held[name].filled("filled", count)
         if len(rows) < count:
             return np.full((1, rows.shape[1]), np.nan)
-        return np.cumsum(_masked(rows, "filled"), axis=0)[-1:]
+        return np.cumsum(rows, axis=0)[-1:]
 
     def at_open(self, name: str) -> Doubles:
-        return self._rings[name].back(int(self._clock.place[0]))
+        return self._held[name].rows.back(int(self._clock.place[0]))
 
     def before_open(self, name: str) -> Doubles:
-        return self._rings[name].back(int(self._clock.place[0]) + 1)
+        return self._held[name].rows.back(int(self._clock.place[0]) + 1)
 
     def _sessions_ago(self, name: str, sessions: int) -> Doubles:
         back = int(self._clock.sessions_ago(sessions)[0])
-        ring = self._rings[name]
+        ring = self._held[name].rows
         return np.full_like(ring.back(0), np.nan) if back < 0 else ring.back(back)

@@ -221,7 +221,7 @@ def close_horizons(
         shutil.rmtree(run.bundle, ignore_errors=True)  # of an earlier closing
         words = f"no bundle: the check {failed[0]!r} failed, so no figure here can be trusted"
     elif plan.settings.horizons.placebo:
-        words = "placebo: labels were dealt out anew, so there is no bundle"
+        words = "placebo: names held the labels of others, so there is no bundle"
     else:
         manifest = make_bundle(run, plan, recipe, dataset, stacker, learned, table, clock)
         words = f"bundle     {run.bundle} ({manifest.short})\n"

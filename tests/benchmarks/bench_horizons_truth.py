@@ -8,8 +8,8 @@ four signals of known half-lives. ``tune/horizons.py`` trains all families on it
 settings but for five clusters. Each family's out-of-sample IC is held against an oracle on the very
 same bars: for ridge, gbdt and encoder the three signals that bars show, weighted by the true
 coefficients; for cluster the s-score of 60 bars with the true clusters. The difference is paired
-bar by bar, so its standard error is far below that of either IC. Placebo: the same with labels
-dealt out anew among the names of each bar.
+bar by bar, so its standard error is far below that of either IC. Placebo: the same with each name
+holding the labels of another, to learn from and to be tested on.
 """
 
 import argparse
@@ -189,7 +189,7 @@ def print_placebo(tables: list[pd.DataFrame]) -> None:
         (row.family, row.horizon, f"{row.ic:+.4f} ± {row.se:.4f}", f"{row.ic / row.se:+.1f}")
         for row in pooled.itertuples()
     ]
-    print("\nplacebo: labels dealt out anew among the names of each bar\n")
+    print("\nplacebo: each name holds the labels of another\n")
     print(columns(("family", "horizon", "IC, mean of the seeds", "t"), lines))
     beyond = int((known["t"].abs() > 2).sum())
     print(f"\n|t| > 2 in {beyond} of {len(known)} (family, horizon, seed); "

@@ -337,8 +337,8 @@ def test_what_cannot_be_done_is_refused(settings, source, minutes):
         assert caught.value.cure
 
 
-def test_a_family_split_by_target_and_the_placebo_run_too(source):
-    small = settings_of(placebo=True, horizons=("15m", "60m"))
+def test_a_family_split_by_target_runs_too(source):
+    small = settings_of(horizons=("15m", "60m"))
     families = small.families.model_copy(update={"gbdt_trees": 3, "gbdt_min_rows": 100})
     small = small.model_copy(update={"families": families})
     lines = []
