@@ -298,8 +298,8 @@ class HorizonsConfig(Section):
     )
     placebo: bool = Field(
         False,
-        description="give each name the labels of another, to learn from and to be tested on: every "
-        "IC must be 0",
+        description="give each name the labels of another, to learn from and to be tested on: "
+        "every IC must be 0",
     )
     horizon_seed: int = Field(
         0, ge=0, le=2**31 - 1, description="root of the predictors' random numbers"

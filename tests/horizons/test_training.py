@@ -365,9 +365,8 @@ def test_a_placebo_gives_each_name_the_labels_of_another_throughout(work):
     np.testing.assert_array_equal(again, other)
     assert not np.array_equal(work.dataset.placebo(4).dense("targets", 200, 260), other)
     rows = dealt.rows(200, 260)
-    np.testing.assert_array_equal(
-        rows.targets, dealt.dense("targets", 200, 260)[rows.bar - 200, rows.asset]
-    )
+    expected = dealt.dense("targets", 200, 260)[rows.bar - 200, rows.asset]
+    np.testing.assert_array_equal(rows.targets, expected)
 
 
 def ic_of(work, tasks, dataset):

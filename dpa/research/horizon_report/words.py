@@ -64,10 +64,10 @@ def verdict(run: HorizonResults) -> Verdict:
 def _placebo(found: Sequence[str]) -> str:
     if found:
         return (
-            "Leak: the labels were dealt out anew among the names, and yet forecasts rank returns, "
+            "Leak: each name held the labels of another, and yet forecasts rank returns, "
             f"one way or the other, at {listed(found)}."
         )
-    return "Placebo passed: no evidence, as it must be with labels dealt out anew among the names."
+    return "Placebo passed: no evidence, as it must be where each name holds the labels of another."
 
 
 def _answer(run: HorizonResults, found: Sequence[str]) -> str:
