@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 import dpa
-from dpa.config import Settings
+from dpa.config import GRID_SECTIONS, Settings
 from dpa.errors import DpaError
 from dpa.options import OneLineParser, add_resume, add_settings_options, settings_from
 
@@ -155,7 +155,7 @@ def _add_steps(commands: Any) -> None:
     add_resume(rolling)
     add_settings_options(train, ("data", "model", "training", "walk_forward", "costs"))
     add_settings_options(backtest, ("data", "walk_forward", "costs"), positionals="MODEL")
-    add_settings_options(rolling, Settings.model_fields)
+    add_settings_options(rolling, GRID_SECTIONS)
 
 
 def _add_runs(commands: Any) -> None:

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from dpa.cli import STORAGE, guarded
 from dpa.clock import Clock, SystemClock
-from dpa.config import Settings
+from dpa.config import GRID_SECTIONS
 from dpa.errors import ConfigError
 from dpa.options import OneLineParser, add_resume, add_settings_options, read_axes, refuse_settings
 from dpa.research.closing import close_run, closing_words
@@ -80,7 +80,7 @@ def build_parser() -> OneLineParser:
     cluster.add_argument(
         "--no-dashboard", action="store_true", help="start Ray here without its dashboard"
     )
-    add_settings_options(parser, Settings.model_fields, axes=True)
+    add_settings_options(parser, GRID_SECTIONS, axes=True)
     return parser
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from dpa.config import (
+    GRID_SECTIONS,
     Settings,
     environment_layer,
     merge,
@@ -143,6 +144,11 @@ def _file_axes(section: Any, origin: str) -> dict[str, tuple[Any, ...]]:
     for key, values in section.items():
         option = find_option(str(key), f"{origin}: grid")
         where = f"{origin}: grid.{option.name}"
+        if option.section not in GRID_SECTIONS:
+            raise ConfigError(
+                f"{origin}: grid: {key}: is no setting of the cluster model's grid",
+                "settings of predictors belong to tune/horizons.py",
+            )
         if option.section == "data":
             raise ConfigError(f"{where}: the data cannot vary within a grid", "set it under 'data'")
         listed = values if isinstance(values, list) else [values]

@@ -125,3 +125,10 @@ def test_trials_that_could_not_be_compared_with_the_baselines_are_refused(name: 
     with pytest.raises(ConfigError, match=f"{name}: 2 values"):
         load_grid(None, {name: (1, 2)}, {})
     assert name not in load_grid(None, {name: (2,)}, {}).axes
+
+
+def test_settings_of_predictors_are_no_axis_of_the_grid(tmp_path: Path) -> None:
+    file = tmp_path / "grid.yaml"
+    file.write_text("grid: {ridge_penalty: [0.1, 0.2]}\n")
+    with pytest.raises(ConfigError, match=r"ridge_penalty: is no setting of the cluster model"):
+        load_grid(str(file), {}, {})
