@@ -18,13 +18,11 @@ from dpa.horizons.bundle import (
     PROBE_ROWS,
     BundleManifest,
     HorizonBundle,
-    find_bundle,
-    promote_bundle,
     read_bundle_manifest,
-    read_pointer,
 )
 from dpa.horizons.inference import BundleForecast
 from dpa.horizons.plugins import load_plugins
+from dpa.horizons.promotion import find_bundle, promote_bundle, read_pointer
 from dpa.horizons.types import BARRIERS, Doubles
 from dpa.market.calendars import TradingCalendar
 from dpa.market.panel import Panel

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from dpa import cli
-from dpa.horizons.bundle import POINTER, HorizonBundle, read_bundle_manifest, write_bundle
+from dpa.horizons.bundle import HorizonBundle, read_bundle_manifest, write_bundle
 from dpa.horizons.plugins import load_plugins
+from dpa.horizons.promotion import POINTER
 from dpa.horizons.registry import FEATURES
 from dpa.market.shard_files import write_shards
 from dpa.simulation.planted_bars import IntradayMarket, simulate_bars

@@ -8,7 +8,6 @@
 import copy
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -41,7 +40,7 @@ from dpa.horizons.types import BARRIERS, Rows, RowSchema, Singles
 from dpa.horizons.views import BatchView
 from dpa.market.calendars import nanoseconds, utc_index
 from dpa.market.panel import EXTRAS, Panel
-from dpa.runs import code_hash, find_run, library_versions, stable_hash, write_atomically
+from dpa.runs import code_hash, library_versions, stable_hash
 
 if TYPE_CHECKING:
     from dpa.horizons.inference import BundleForecast, LivePredictor
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 MANIFEST, CLUSTER = "manifest.json", "cluster"
 STACKER, PROBE = "stacker.safetensors", "probe.safetensors"
-POINTER = "promoted-bundle.json"
 PROBE_TOLERANCE = 1e-9
 PROBE_ROWS, PROBE_NAMES = 64, 8
 PROBE_RTOL = 1e-5  # of float32 features
@@ -504,111 +502,3 @@ def _tail_probe(parts: BundleParts, features: FeatureSet) -> dict[str, NDArray[A
     tail = _tail_panel(kept, parts.recipe.interval, parts.recipe.calendar)
     values, _ = features.compute(BatchView(tail, features.settings, parts.recipe.reader()))
     return kept | {"tail.features": np.ascontiguousarray(values[-1])}
-
-
-def barrier_mean(raw: list[NDArray[np.float64]]) -> NDArray[np.float64] | None:
-    """Mean raw probability of the families that have barrier heads, known ones only.
-
-    Parameters
-    ----------
-    raw : list of float64 ndarray of shape (..., 2)
-        Peak and valley; NaN where a family says nothing.
-    """
-    if not raw:
-        return None
-    known = [np.isfinite(values) for values in raw]
-    count = np.sum(known, axis=0)
-    total = np.sum([np.where(k, v, 0.0) for k, v in zip(known, raw, strict=True)], axis=0)
-    mean: NDArray[np.float64] = np.full(total.shape, np.nan)
-    np.divide(total, count, out=mean, where=count > 0)
-    return mean
-
-
-def promote_bundle(folder: Path, storage: Path, clock: Clock, by: Literal["hand", "run"]) -> Path:
-    """Make a verified bundle the one that is served: a pointer, replaced atomically.
-
-    Parameters
-    ----------
-    folder : Path
-        The bundle; it stays where it is.
-    storage : Path
-        Receives ``promoted-bundle.json``.
-    clock : Clock
-    by : {"hand", "run"}
-        A person's choice, which a finished run never overrides; or the newest run's.
-
-    Returns
-    -------
-    Path
-        The pointer.
-
-    Raises
-    ------
-    RunError
-        When the bundle does not verify; the old pointer stays.
-    """
-    bundle = HorizonBundle.load(folder)
-    inside = folder.resolve().is_relative_to(storage.resolve())
-    where = os.path.relpath(folder.resolve(), storage.resolve()) if inside else folder.resolve()
-    content = {
-        "bundle": str(where),
-        "fingerprint": bundle.manifest.fingerprint,
-        "promoted_at": clock.now().isoformat(),
-        "promoted_by": by,
-    }
-    storage.mkdir(parents=True, exist_ok=True)
-    write_atomically(storage / POINTER, json.dumps(content, indent=2) + "\n")
-    return storage / POINTER
-
-
-def read_pointer(storage: Path) -> dict[str, str] | None:
-    """What the pointer of `storage` says; none when no bundle is promoted.
-
-    Raises
-    ------
-    RunError
-        When it is damaged.
-    """
-    path = storage / POINTER
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        fields = ("bundle", "fingerprint", "promoted_at", "promoted_by")
-        return {name: str(content[name]) for name in fields}
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise RunError(f"{path}: cannot be read", "promote a bundle again") from e
-
-
-def find_bundle(reference: str, storage: Path) -> Path:
-    """The folder a reference names: a bundle's folder, a run with one, or ``promoted``.
-
-    Raises
-    ------
-    RunError
-        When there is no such bundle.
-    """
-    if (Path(reference) / MANIFEST).is_file() and _is_bundle(Path(reference)):
-        return Path(reference).resolve()
-    if reference == "promoted":
-        pointer = read_pointer(storage)
-        if pointer is None:
-            raise RunError(f"no bundle is promoted under {storage}", "see 'dpa bundle promote'")
-        folder = (storage / pointer["bundle"]).resolve()
-        if read_bundle_manifest(folder).fingerprint != pointer["fingerprint"]:
-            raise RunError(f"{folder}: is not the bundle that was promoted", "promote it again")
-        return folder
-    folder = find_run(reference, storage).path / "bundle"
-    if not (folder / MANIFEST).is_file():
-        raise RunError(
-            f"{folder.parent.name}: has no bundle", "give a finished run of tune/horizons.py"
-        )
-    return folder
-
-
-def _is_bundle(folder: Path) -> bool:
-    try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return True  # let loading say what is wrong
-    return not isinstance(content, dict) or content.get("kind") == "horizon bundle"

@@ -232,6 +232,24 @@ def reliability(probability: ArrayLike, label: ArrayLike, bins: int = 10) -> pd.
     )
 
 
+def barrier_mean(raw: Sequence[Doubles]) -> Doubles | None:
+    """Mean raw probability of the families that have barrier heads, known ones only.
+
+    Parameters
+    ----------
+    raw : list of float64 ndarray of shape (..., 2)
+        Peak and valley; NaN where a family says nothing.
+    """
+    if not raw:
+        return None
+    known = [np.isfinite(values) for values in raw]
+    count = np.sum(known, axis=0)
+    total = np.sum([np.where(k, v, 0.0) for k, v in zip(known, raw, strict=True)], axis=0)
+    mean: Doubles = np.full(total.shape, np.nan)
+    np.divide(total, count, out=mean, where=count > 0)
+    return mean
+
+
 def calibrated(calibrators: Sequence[Calibrator], raw: Doubles) -> Doubles:
     """Raw probabilities of several heads, last axis heads, each through its own calibrator."""
     heads = [calibrate(raw[..., place]) for place, calibrate in enumerate(calibrators)]

@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dpa.errors import DataError
-from dpa.horizons.bundle import HorizonBundle, barrier_mean
-from dpa.horizons.calibration import calibrated
+from dpa.horizons.bundle import HorizonBundle
+from dpa.horizons.calibration import barrier_mean, calibrated
 from dpa.horizons.clock import SessionClock, bar_grid
 from dpa.horizons.dataset import usable_rows
 from dpa.horizons.targets import centred

@@ -20,15 +20,13 @@ from dpa.errors import RunError
 from dpa.horizons.bundle import (
     BundleManifest,
     BundleParts,
-    barrier_mean,
-    promote_bundle,
-    read_pointer,
     write_bundle,
 )
-from dpa.horizons.calibration import Calibrator, Method, calibrated
+from dpa.horizons.calibration import Calibrator, Method, barrier_mean, calibrated
 from dpa.horizons.dataset import Dataset
 from dpa.horizons.evaluation import ForecastWindow, Scores
 from dpa.horizons.families.protocol import family_class
+from dpa.horizons.promotion import promote_bundle, read_pointer
 from dpa.horizons.recipe import Recipe
 from dpa.horizons.stacker import CrossHorizonStacker
 from dpa.horizons.targets import centred

@@ -10,8 +10,8 @@ from dpa.clock import FixedClock
 from dpa.cluster.model import ClusterModel
 from dpa.cluster.storage import save_model
 from dpa.config import Settings, load_settings
-from dpa.horizons.bundle import BundleParts, barrier_mean
-from dpa.horizons.calibration import Calibrator
+from dpa.horizons.bundle import BundleParts
+from dpa.horizons.calibration import Calibrator, barrier_mean
 from dpa.horizons.dataset import Dataset, make_block, plan_blocks, session_of, write_block
 from dpa.horizons.recipe import Recipe, make_recipe
 from dpa.horizons.stacker import CrossHorizonStacker

@@ -14,14 +14,11 @@ from dpa.errors import DpaError, RunError
 from dpa.horizons import recipe as recipes
 from dpa.horizons.bundle import (
     MANIFEST,
-    POINTER,
     HorizonBundle,
-    find_bundle,
-    promote_bundle,
     read_bundle_manifest,
-    read_pointer,
 )
 from dpa.horizons.families import EncoderFamily, RidgeFamily
+from dpa.horizons.promotion import POINTER, find_bundle, promote_bundle, read_pointer
 from dpa.horizons.registry import FEATURES
 from dpa.horizons.types import Forecast
 

@@ -9,9 +9,10 @@ import pytest
 from scipy.stats import spearmanr
 
 from dpa.errors import RunError
-from dpa.horizons.bundle import HorizonBundle, promote_bundle, read_pointer
+from dpa.horizons.bundle import HorizonBundle
 from dpa.horizons.dataset import Dataset
 from dpa.horizons.evaluation import Scores
+from dpa.horizons.promotion import promote_bundle, read_pointer
 from dpa.horizons.stacker import CrossHorizonStacker
 from dpa.horizons.training import read_forecast
 from dpa.research.horizon_closing import (
