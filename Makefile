@@ -76,6 +76,8 @@ bench: $(INSTALLED_DEV) bench-horizons ## the measured comparisons; DPA_MARKET_D
 
 bench-horizons: $(INSTALLED_DEV) ## the part of them about predictors
 	$(BIN)/python tests/benchmarks/bench_horizons_truth.py
+	$(BIN)/python tests/benchmarks/bench_inference.py
+	$(BIN)/python tests/benchmarks/bench_horizons_memory.py
 	$(BIN)/python tests/benchmarks/bench_horizons_real.py \
 	  --data "$${DPA_MARKET_DATA:?is not set: the folder of us_5min_bars.parquet}/us_5min_bars.parquet"
 
