@@ -40,7 +40,8 @@ from dpa.text import columns
 from dpa.validation.splits import Fold
 
 STACKED, CALIBRATED = "stacked", "calibrated"
-MOST_ROWS = 2_000_000  # that stacker and calibration learn from, evenly over the test windows
+MOST_ROWS = 2_000_000  # that the stacker learns from, evenly over the test windows
+CALIBRATION_ROWS = 250_000  # about as many of them teach the two calibrators their two numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,13 +86,22 @@ class _Learned:
     def calibrators(self, before: int) -> tuple[Calibrator, ...]:
         """A calibrator of each barrier from rows whose labels end before bar `before`."""
         reach = self.recipe.lag - 1 + self.recipe.barrier_bars
-        ended = [sample.bar + reach < before for sample in self.samples]
-        pairs = list(zip(self.samples, ended, strict=True))
+        step = max(1, sum(len(sample.bar) for sample in self.samples) // CALIBRATION_ROWS)
+        pairs = [
+            (sample, _every(step, sample.bar) & (sample.bar + reach < before))
+            for sample in self.samples
+        ]
         nothing = np.zeros((0, len(BARRIERS)))
         raw = np.concatenate([nothing, *(sample.raw[chosen] for sample, chosen in pairs)])
         labels = np.concatenate([nothing, *(sample.labels[chosen] for sample, chosen in pairs)])
         method = self.recipe.settings.stacking.calibration
         return tuple(_fitted(method, raw[:, k], labels[:, k]) for k in range(len(BARRIERS)))
+
+
+def _every(step: int, bar: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Rows of every `step`-th bar: all names of it, or none."""
+    _, number = np.unique(bar, return_inverse=True)
+    return np.asarray(number % step == 0)
 
 
 def _fitted(method: Method, raw: NDArray[Any], labels: NDArray[Any]) -> Calibrator:
