@@ -350,7 +350,7 @@ class TestTransfer:
         assert [row["horizon"] for row in rows] == ["5m", "30m"]
         for row in rows:
             shown = rows_of(said)[row["horizon"]]
-            assert f"{float(row['ic_train']):+.4f} +- {float(row['se_train']):.4f}" in shown
+            assert f"{float(row['ic_train']):+.4f} ± {float(row['se_train']):.4f}" in shown
             assert f"{float(row['ic_validate']):+.4f}" in shown
             assert f"{float(row['degradation']):+.4f}" in shown
             assert shown.endswith(row["verdict"])
