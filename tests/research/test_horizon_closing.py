@@ -248,3 +248,13 @@ def test_a_run_whose_checks_fail_has_no_bundle(spoilt):
     assert "no bundle: the check 'labels end before the test' failed" in said
     assert not spoilt.run.bundle.exists()
     assert read_pointer(spoilt.storage) is None
+
+
+def test_a_run_of_a_single_window_ends_in_a_bundle(tmp_path):
+    """The stacker is not scored then, so its IC is not known, and no measure of the bundle."""
+    done = small_run(tmp_path, horizons={"test_sessions": 20, "families": ("ridge",)})
+    assert len(done.plan.folds) == 1
+    close_horizons(done.run, done.plan, done.recipe, done.dataset, done.storage, True, CLOCK)
+    measures = HorizonBundle.load(done.run.bundle).manifest.measures
+    assert set(measures) == {"ridge 5m", "ridge 30m"}
+    assert np.isfinite(list(measures.values())).all()
