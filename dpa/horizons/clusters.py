@@ -1,9 +1,9 @@
 """The cluster model as a source of series: residual, consensus, s-score, gate and activity.
 
 One bar is read at a time, by the same arithmetic on arrays of the same shape whether history is
-read or a live bar arrives, so both give the same bits. The tracker begins anew at every session's
-open (on daily bars: every month), so that what is read depends on a bounded tail and on nothing
-before it; within the session it follows its clusters as in training.
+read or a live bar arrives, and on one thread, so both give the same bits everywhere. The tracker
+begins anew at every session's open (on daily bars: every month), so that what is read depends on a
+bounded tail and on nothing before it; within the session it follows its clusters as in training.
 """
 
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ from dpa.cluster.model import ClusterModel, Inputs
 from dpa.cluster.signal import band_pass, s_score
 from dpa.cluster.tracker import ClusterTracker
 from dpa.horizons.clock import SessionClock
+from dpa.horizons.threads import one_thread
 from dpa.market.interval_specs import IntervalSpec
 from dpa.market.panel import Panel
 
@@ -89,16 +90,18 @@ class ClusterReader:
         self._reset(panel.n_assets)
         out = {name: np.full(panel.prices.shape, np.nan) for name in CLUSTER_SERIES}
         first = self._starts(panel.interval, clock)
-        for bar in range(panel.n_bars):
-            row = self._step(panel.prices[bar], panel.mask[bar], bool(first[bar]))
-            for name, values in row.items():
-                out[name][bar] = values
+        with one_thread():
+            for bar in range(panel.n_bars):
+                row = self._step(panel.prices[bar], panel.mask[bar], bool(first[bar]))
+                for name, values in row.items():
+                    out[name][bar] = values
         return out
 
     def step(self, bar: Panel, clock: SessionClock) -> dict[str, Doubles]:
         """All series at the next bar, each (1, n_assets); goes on from :meth:`read`."""
         first = self._starts(bar.interval, clock)
-        row = self._step(bar.prices[0], bar.mask[0], bool(first[0]))
+        with one_thread():
+            row = self._step(bar.prices[0], bar.mask[0], bool(first[0]))
         missing = np.full(bar.n_assets, np.nan)
         return {name: np.asarray(row.get(name, missing))[None] for name in CLUSTER_SERIES}
 

@@ -236,7 +236,11 @@ def close_horizons(
         words += _promotion(run, storage, promote, clock)
     run.set_status("complete")  # as the report is to say
     report = write_horizon_report(run.path)
-    return f"{ic_words(table)}\n\n{words}\nreport     {report}"
+    note = (
+        "stacked is scored from the second test window on; beside the best family over the same\n"
+        f"bars: {run.tables / 'stacker_against_best.csv'}"
+    )
+    return f"{ic_words(table)}\n\n{note}\n\n{words}\nreport     {report}"
 
 
 def score_windows(

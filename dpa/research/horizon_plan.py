@@ -19,6 +19,7 @@ from dpa.horizons.feature_set import choose_features
 from dpa.horizons.plugins import load_plugins
 from dpa.horizons.recipe import Recipe, make_recipe, open_reader
 from dpa.horizons.stacker import CrossHorizonStacker
+from dpa.horizons.threads import one_thread
 from dpa.horizons.training import Task, plan_tasks
 from dpa.market.interval_specs import Horizon
 from dpa.market.session_grid import GridSource
@@ -242,7 +243,8 @@ def prepare_cluster(plan: HorizonPlan, run: RunDirectory) -> Path | None:
         panel = plan.source.window(start, first.train_stop)
         with tempfile.TemporaryDirectory(dir=run.path, prefix=".cluster.") as scratch:
             fresh = Path(scratch, "cluster")
-            train_once(_for_predictors(plan.settings), panel, fresh)
+            with one_thread():
+                train_once(_for_predictors(plan.settings), panel, fresh)
             if run.cluster.exists():
                 shutil.rmtree(run.cluster)
             fresh.rename(run.cluster)

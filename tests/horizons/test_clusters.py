@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from dpa.cluster.model import ClusterModel
 from dpa.cluster.tracker import ClusterTracker
+from dpa.config import ClusterConfig
 from dpa.horizons.clock import SessionClock
 from dpa.horizons.clusters import CLUSTER_SERIES, ClusterReader
 from dpa.market.interval_specs import get_interval_spec
@@ -145,3 +147,20 @@ def test_a_reader_does_not_change_its_model():
     assert isinstance(reader, ClusterReader)
     assert not any(p.requires_grad for p in reader.model.parameters())
     assert not reader.model.training
+
+
+def test_the_bits_do_not_depend_on_the_number_of_threads():
+    """The driver of a run has all cores, its workers one: both must read the same."""
+    panel = simulate_bars(IntradayMarket(n_sessions=3), 1).panel
+    clock = SessionClock.of(panel.times, panel.interval, panel.calendar)
+    model = ClusterModel(ClusterConfig(window=60, n_clusters=10))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(ClusterReader(model).read(panel, clock))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for name in CLUSTER_SERIES:
+        np.testing.assert_array_equal(found[0][name], found[1][name])

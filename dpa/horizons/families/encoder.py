@@ -30,6 +30,7 @@ from dpa.horizons.families._rows import (
 )
 from dpa.horizons.families._storage import fingerprint, pack, read_model, write_model
 from dpa.horizons.families.protocol import FitLog, register_family
+from dpa.horizons.threads import one_thread
 from dpa.horizons.types import BARRIERS, Doubles, Forecast, Rows, RowSchema, Singles
 
 FILE = "encoder.safetensors"
@@ -246,7 +247,7 @@ class EncoderFamily:
             raise not_fitted(self.name)
         n_horizons = len(self._schema.horizons)
         forecast = np.empty((len(features), n_horizons + len(BARRIERS)))
-        with torch.inference_mode(), _one_thread():
+        with torch.inference_mode(), one_thread():
             for part in chunks(len(features)):
                 scaled = torch.from_numpy(self._fitted.scaling.standardise(features[part]))
                 outputs = self._fitted.network(scaled)
@@ -437,20 +438,9 @@ def _best_constants(train: Rows) -> tuple[Doubles, Doubles]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch on one thread, which small batches are fastest on, and whose sums have one order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@contextmanager
 def _repeatable(seed: int, device: str) -> Iterator[None]:
     """Seed torch and use one thread, then leave both as they were."""
     devices = [torch.cuda.current_device()] if device.startswith("cuda") else []
-    with torch.random.fork_rng(devices=devices), _one_thread():
+    with torch.random.fork_rng(devices=devices), one_thread():
         torch.manual_seed(seed)
         yield
