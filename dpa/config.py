@@ -57,8 +57,10 @@ class DataConfig(Section):
     )
     calendar: str = Field("XNYS", description="exchange_calendars code of the venue")
     interval: str | None = Field(None, description="bar length such as 5m, 1h, 1d; none: inferred")
-    stamps: Literal["close", "start"] = Field(
-        "close", description="whether time stamps of intraday bars mark their close or their start"
+    stamps: Literal["close", "start", "auto"] = Field(
+        "close",
+        description="whether time stamps of intraday bars mark their close or their start; auto: "
+        "told from the edges of sessions, refused where they do not tell",
     )
     time_zone: str | None = Field(
         None, description="time zone of naive time stamps; none: the calendar's own"

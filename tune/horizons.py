@@ -46,7 +46,7 @@ from dpa.simulation.planted_bars import IntradayMarket, simulate_bars
 PLANTED, PLANTED_SEED = "planted", 0
 EXAMPLES = """examples:
   python tune/horizons.py
-  python tune/horizons.py --data us_5min_bars.parquet --stamps start --horizons 5m,30m,1d
+  python tune/horizons.py --data us_5min_bars.parquet --horizons 5m,30m,1d
   python tune/horizons.py --data shards --families ridge,gbdt --cluster absent
   python tune/horizons.py --data sample --start 2005-01-01 --train-sessions 750 --test-sessions 250
   python tune/horizons.py --config horizons.yaml --cluster latest --address auto
@@ -139,12 +139,18 @@ def read_plan(arguments: argparse.Namespace) -> HorizonPlan:
 
 
 def located_of(settings: Settings) -> Settings:
-    """Absolute paths, so that a run can be resumed from anywhere; ``planted`` is no path."""
+    """Absolute paths, so that a run can be resumed from anywhere; ``planted`` is no path.
+
+    What stamps mark is told from the data, unless it is given.
+    """
     plugins = tuple(
         str(Path(p).absolute()) if p.endswith(".py") else p for p in settings.horizons.plugins
     )
     horizons = settings.horizons.model_copy(update={"plugins": plugins})
     settings = settings.model_copy(update={"horizons": horizons})
+    if "stamps" not in settings.data.model_fields_set:  # vendors of bars stamp either way
+        data = settings.data.model_copy(update={"stamps": "auto"})
+        settings = settings.model_copy(update={"data": data})
     if settings.data.path in (None, PLANTED):
         data = settings.data.model_copy(update={"path": PLANTED})
         return settings.model_copy(update={"data": data})

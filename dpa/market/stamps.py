@@ -1,5 +1,6 @@
 """Time stamps as providers write them, turned into closes of session bars in UTC."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +13,10 @@ from dpa.errors import ConfigError, DataError
 from dpa.market.calendars import SECOND, Bars, Nanoseconds, TradingCalendar, nanoseconds
 from dpa.market.intervals import DAY, Interval, parse_interval
 
+logger = logging.getLogger(__name__)
+
 OFF_SESSION = -1
+DOUBT = 5  # times as many prices at one edge of sessions tell what stamps mark
 _MOST_OFF_SESSION = 0.05  # of daily prices; a wrong calendar or time zone gives far more
 _FEW_DAYS = 2  # without a session are no pattern, however short the file
 _DAILY_STEP = (20 * 3_600, 5 * DAY)  # a half day after a holiday; a long weekend
@@ -220,22 +224,27 @@ def _intraday_closes(
     bars = calendar.bars(interval, stamps.times[0] - margin, stamps.times[-1] + margin)
     if len(bars.closes) == 0:
         return np.full(len(instants), OFF_SESSION, dtype=np.int64)
-    _check_side(stamps, instants, bars, config, fault)
-    grid = bars.opens if config.stamps == "start" else bars.closes
+    side = _side(stamps, instants, bars, config, fault)
+    grid = bars.opens if side == "start" else bars.closes
     place = np.minimum(np.searchsorted(grid, instants), len(grid) - 1)
     hit = grid[place] == instants
     _check_alignment(stamps, instants, hit, bars, interval, fault)
     return np.where(hit, bars.closes[place], OFF_SESSION)
 
 
-def _check_side(
+def _side(
     stamps: Stamps, instants: Nanoseconds, bars: Bars, config: DataConfig, fault: Fault
-) -> None:
-    """Stamps of bar starts taken for closes would show each price one bar too early."""
+) -> str:
+    """Whether stamps mark starts or closes: as configured, checked; or told from session edges.
+
+    Stamps of bar starts taken for closes would show each price one bar too early.
+    """
     edge = np.flatnonzero(np.diff(bars.session, prepend=-1, append=-1))
     first, last = bars.opens[edge[:-1]], bars.closes[edge[1:] - 1]
     at_open = int(stamps.counts[np.isin(instants, first)].sum())
     at_close = int(stamps.counts[np.isin(instants, last)].sum())
+    if config.stamps == "auto":
+        return _told_side(stamps, at_open, at_close)
     says_start = config.stamps == "start"
     wrong, right = (at_close, at_open) if says_start else (at_open, at_close)
     if wrong > 2 * right:
@@ -249,6 +258,21 @@ def _check_side(
                 f"set data.stamps: {other} (--stamps {other})",
             ),
         )
+    return config.stamps
+
+
+def _told_side(stamps: Stamps, at_open: int, at_close: int) -> str:
+    """The side that the edges of sessions tell beyond doubt."""
+    seen = f"{at_open} prices are stamped at a session's open and {at_close} at its close"
+    more, less = max(at_open, at_close), min(at_open, at_close)
+    if more <= DOUBT * less:
+        raise DataError(
+            f"{stamps.path}: {seen}, which does not tell what stamps mark",
+            "set data.stamps (--stamps start, or --stamps close)",
+        )
+    side = "start" if at_open > at_close else "close"
+    logger.warning("%s: %s, so they are taken to mark the %s of bars", stamps.path, seen, side)
+    return side
 
 
 def _check_alignment(

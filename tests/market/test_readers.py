@@ -494,6 +494,25 @@ def test_stamps_on_the_wrong_side_are_noticed(tmp_path: Path) -> None:
     assert load(path).n_bars == 3
 
 
+def test_stamps_are_told_from_the_edges_of_sessions(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    starts = intraday(tmp_path, ["09:30", "09:35", "09:40"])
+    told, given = load(starts, stamps="auto"), load(starts, stamps="start")
+    assert told.times.equals(given.times)
+    np.testing.assert_array_equal(told.prices, given.prices)
+    assert "taken to mark the start of bars" in caplog.text
+    closes = intraday(tmp_path, ["15:50", "15:55", "16:00"])
+    assert load(closes, stamps="auto").times.equals(load(closes, stamps="close").times)
+
+
+@pytest.mark.parametrize("times", [["09:30", "09:35", "16:00"], ["10:00", "10:05", "10:10"]])
+def test_stamps_that_do_not_tell_are_refused(tmp_path: Path, times: list[str]) -> None:
+    path = intraday(tmp_path, times)
+    with pytest.raises(DataError, match=r"does not tell what stamps mark; set data.stamps"):
+        load(path, stamps="auto", interval="5m")
+
+
 def test_an_interval_that_is_not_the_file_s_is_noticed(tmp_path: Path) -> None:
     path = intraday(tmp_path, ["09:35", "09:40", "16:00"])
     with pytest.raises(DataError, match=r"stamps are multiples of 300 s apart.*longer than 1m"):
