@@ -377,6 +377,236 @@ class StackingConfig(Section):
     )
 
 
+class StandardiseConfig(Section):
+    """Forecasts as scores: how unusual each is for its symbol, family and horizon."""
+
+    score_sessions: int = Field(
+        10,
+        ge=1,
+        le=250,
+        description="whole sessions of past forecasts behind mean and deviation, beside what "
+        "passed of the current one",
+    )
+    score_samples: int = Field(
+        100, ge=2, le=100000, description="past forecasts a score needs; fewer give none"
+    )
+    score_clip: float = Field(3.0, gt=0, le=10, description="scores are cut to +- this")
+
+
+class ConfidenceConfig(Section):
+    """How far each family is believed at each horizon, from what came of its forecasts."""
+
+    ic_half_life_sessions: float = Field(
+        10.0, gt=0, le=1000, description="sessions that halve the weight of a matured forecast"
+    )
+    ic_prior_samples: float = Field(
+        2000.0,
+        ge=0,
+        description="n0 of IC n/(n + n0), n counted in independent names times bars: 2000 is a "
+        "prior standard deviation of the IC of 0.022",
+    )
+    freshness_share: float = Field(
+        0.5, gt=0, le=10, description="time constant of a forecast's age, share of its horizon"
+    )
+    freshness_cap_seconds: float = Field(
+        7200.0, gt=0, description="longest time constant of a forecast's age, seconds"
+    )
+    capacity_share: float = Field(
+        0.01, gt=0, le=1, description="share of the daily traded value that an order may be"
+    )
+
+
+class BlendConfig(Section):
+    """How the families' scores become one alpha a horizon."""
+
+    blend_ridge: float = Field(
+        0.15, gt=0, le=100, description="lambda of (S + lambda I)^-1 mu, S of scores"
+    )
+    cost_aversion: float = Field(
+        0.01, ge=0, le=10, description="IC given up per unit of cost over volatility"
+    )
+    covariance_half_life_sessions: float = Field(
+        10.0, gt=0, le=1000, description="sessions that halve the weight of past scores in S"
+    )
+    temperatures: tuple[str, ...] = Field(
+        ("5m=0.75", "10m=0.85", "15m=0.9", "30m=1"),
+        description="T of w^T by horizon, in (0, 1]: below 1 flattens; linear in log2(minutes) "
+        "between, constant outside",
+    )
+
+
+class OnlineConfig(Section):
+    """Weights learned from each family's counterfactual profit, mixed into the blend."""
+
+    online_mode: Literal["adahedge", "exp3ix", "off"] = Field(
+        "adahedge", description="full information, bandit feedback, or none"
+    )
+    online_share: float = Field(
+        0.3, ge=0, le=1, description="share of the online weights after warm-up"
+    )
+    online_warmup: int = Field(
+        100, ge=0, description="matured bars of a horizon before its online weights count"
+    )
+    online_scale: float = Field(
+        0.5, gt=0, le=100, description="profit of unit gross, sigma, at which the loss is 0 or 1"
+    )
+    online_half_life_sessions: float | None = Field(
+        20.0,
+        gt=0,
+        description="sessions that halve the weight of past losses; none: never forget, as the "
+        "regret bounds assume",
+    )
+    exploration: float = Field(0.05, gt=0, le=1, description="gamma of Exp3-IX")
+    exp3_rate: float = Field(0.07, gt=0, le=0.07, description="eta of Exp3-IX")
+    online_seed: int = Field(
+        0, ge=0, le=2**31 - 1, description="root of the arms that Exp3-IX plays"
+    )
+
+
+class ArbitrationConfig(Section):
+    """Which horizon is traded, if any; the impact coefficient is that of `costs`."""
+
+    spread_factor: float = Field(
+        1.0, ge=0, le=10, description="k1: quoted spreads paid for a way in and out"
+    )
+    timing_factor: float = Field(
+        0.15, ge=0, le=10, description="k2: volatility while the order works, paid for timing"
+    )
+    execution_minutes: float | None = Field(
+        1.0,
+        gt=0,
+        le=10000,
+        description="how long an order works, session minutes; none: the whole horizon",
+    )
+    reserve_bps: float = Field(
+        1.0, ge=0, le=1000, description="least alpha less cost that is traded, bps"
+    )
+    horizon_power: float = Field(
+        0.5, ge=0, le=2, description="p of net / (minutes / 5)^p, by which horizons are ranked"
+    )
+
+
+class GatesConfig(Section):
+    """What must hold beside the alpha before risk is taken."""
+
+    barrier_gamma: float = Field(1.0, ge=0, le=10, description="power of 1 - p(adverse)")
+    barrier_delta: float = Field(0.5, ge=0, le=10, description="power of 0.5 + 0.5 p(favourable)")
+    barrier_floor: float = Field(0.2, ge=0, le=1, description="least gate that is not a block")
+    barrier_block: float = Field(
+        0.6, gt=0, le=1, description="p(adverse) above which no position is opened"
+    )
+    barrier_exit: float = Field(
+        0.65, gt=0, le=1, description="p(adverse) above which a position is closed"
+    )
+    barrier_prior: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="probability that says nothing, at which the gate is 1; none: the mean of "
+        "what was forecast before",
+    )
+    max_spread_bps: float = Field(
+        12.0, gt=0, le=10000, description="widest quoted spread for new risk, bps of the mid"
+    )
+    max_quote_age_ms: float = Field(
+        200.0, gt=0, description="oldest quote for new risk, milliseconds"
+    )
+    max_quote_age_aggregated_ms: float = Field(
+        600.0, gt=0, description="the same for a feed that sends changes every 250 ms, such as IBKR"
+    )
+
+    @model_validator(mode="after")
+    def _ordered_barriers(self) -> Self:
+        if self.barrier_exit < self.barrier_block:
+            raise ValueError(
+                f"barrier_exit {self.barrier_exit} must be at least "
+                f"barrier_block {self.barrier_block}"
+            )
+        return self
+
+
+class SizingConfig(Section):
+    """From alpha to shares."""
+
+    signal_clip: float = Field(
+        3.0, gt=0, le=100, description="alpha over volatility is cut to +- this"
+    )
+    name_weight: float = Field(
+        0.05, gt=0, le=1, description="weight at the clip, and most of one name, fraction of NAV"
+    )
+    gross_target: float = Field(0.5, gt=0, le=10, description="gross exposure, fraction of NAV")
+    gross_mode: Literal["fill", "limit"] = Field(
+        "fill", description="scale weights to the gross target, or only down to it"
+    )
+    band_bps: float = Field(
+        80.0, ge=0, le=10000, description="no-trade band about a target, bps of NAV"
+    )
+    band_share: float | None = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="the band is at most this share of the target, so that small targets of a "
+        "wide universe trade; none: no limit",
+    )
+
+
+class RiskConfig(Section):
+    """Limits, as fractions of NAV; reductions pass all of them."""
+
+    daily_loss_limit: float = Field(
+        0.02, gt=0, le=1, description="loss since the prior close that flattens for the session"
+    )
+    drawdown_limit: float = Field(
+        0.10, gt=0, le=1, description="loss since the highest NAV that flattens until a person acts"
+    )
+    warn_share: float = Field(
+        0.75, gt=0, le=1, description="share of either limit from which risk is only reduced"
+    )
+    max_name_weight: float = Field(0.2, gt=0, le=1, description="most of one name")
+    max_gross: float = Field(0.5, gt=0, le=10, description="most gross exposure")
+    max_net: float = Field(0.3, gt=0, le=10, description="most net exposure, long or short")
+    max_order_usd: float = Field(
+        250_000.0, gt=0, description="most value of one order that adds risk, USD"
+    )
+    max_orders_per_minute: int = Field(
+        200, ge=1, le=100000, description="orders that add risk in any 60 seconds"
+    )
+
+
+class ServingConfig(Section):
+    """How the decision graph is served."""
+
+    topology: Literal["graph", "fused"] = Field(
+        "graph", description="a deployment for each stage, or all stages in one"
+    )
+    http_host: str = Field("127.0.0.1", description="address listened on")
+    http_port: int = Field(8000, ge=1, le=65535, description="port listened on")
+    body_megabytes: float = Field(8.0, gt=0, le=1024, description="largest request body, MB")
+    max_symbols: int = Field(5000, ge=1, le=100000, description="most symbols of a snapshot")
+    request_seconds: float = Field(
+        5.0, gt=0, le=600, description="a request not answered by then fails, seconds"
+    )
+    family_ms: float = Field(
+        500.0, gt=0, le=600000, description="a family not done by then is left out, milliseconds"
+    )
+    family_replicas: int = Field(1, ge=1, le=100, description="replicas of each family")
+    replica_cpus: float = Field(0.1, ge=0, le=64, description="cores reserved by each replica")
+    warm_sessions: int = Field(
+        12,
+        ge=0,
+        le=250,
+        description="sessions of stored bars, unseen by the bundle, that a bundle's record is "
+        "made from before it is served",
+    )
+    checkpoint_bars: int = Field(
+        20, ge=1, le=10000, description="bars between checkpoints of what was learned"
+    )
+    watch_seconds: float = Field(
+        1.0, gt=0, le=3600, description="how often the promoted bundle is looked at, seconds"
+    )
+    page_seconds: float = Field(2.0, gt=0, le=3600, description="how often the page asks, seconds")
+
+
 class Settings(Frozen):
     """The whole tree."""
 
@@ -388,10 +618,30 @@ class Settings(Frozen):
     horizons: HorizonsConfig = HorizonsConfig()
     families: FamiliesConfig = FamiliesConfig()
     stacking: StackingConfig = StackingConfig()
+    standardise: StandardiseConfig = StandardiseConfig()
+    confidence: ConfidenceConfig = ConfidenceConfig()
+    blend: BlendConfig = BlendConfig()
+    online: OnlineConfig = OnlineConfig()
+    arbitration: ArbitrationConfig = ArbitrationConfig()
+    gates: GatesConfig = GatesConfig()
+    sizing: SizingConfig = SizingConfig()
+    risk: RiskConfig = RiskConfig()
+    serving: ServingConfig = ServingConfig()
 
 
 GRID_SECTIONS = ("data", "model", "training", "walk_forward", "costs")
 HORIZON_SECTIONS = ("data", "horizons", "families", "stacking", "model", "training", "walk_forward")
+DECISION_SECTIONS = (
+    "standardise",
+    "confidence",
+    "blend",
+    "online",
+    "arbitration",
+    "costs",
+    "gates",
+    "sizing",
+    "risk",
+)
 
 
 def _one_line(error: ValidationError, origin: str) -> ConfigError:

@@ -27,7 +27,7 @@ import dpa.horizons.families
 from dpa.clock import Clock
 from dpa.cluster.model import ClusterModel
 from dpa.cluster.storage import load_model
-from dpa.config import Frozen, Settings
+from dpa.config import DECISION_SECTIONS, Frozen, Settings
 from dpa.errors import DpaError, RunError
 from dpa.horizons.calibration import Calibrator
 from dpa.horizons.clusters import ClusterReader
@@ -101,7 +101,8 @@ def bundle_fingerprint(manifest: BundleManifest) -> str:
     counts.
     """
     content = manifest.model_dump(mode="json", exclude={"created_at", "run_id", "fingerprint"})
-    content["settings"]["data"] = None
+    for section in ("data", "serving", *DECISION_SECTIONS):
+        content["settings"].pop(section, None)
     content["settings"]["horizons"] |= {"plugins": None, "cluster": None}
     content["plugins"] = None
     return stable_hash(content)
