@@ -5,6 +5,7 @@ whole history gives, since features have the same bits in both.
 """
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +18,7 @@ from dpa.horizons.calibration import barrier_mean, calibrated
 from dpa.horizons.clock import SessionClock, bar_grid
 from dpa.horizons.dataset import usable_rows
 from dpa.horizons.targets import centred
-from dpa.horizons.types import Doubles, Integers, Singles
+from dpa.horizons.types import Doubles, Forecast, Integers, Singles
 from dpa.horizons.views import BatchView, LiveView
 from dpa.market.panel import Panel
 from dpa.market.session_grid import on_session_grid
@@ -73,19 +74,31 @@ class _Said:
 
 
 def _forecast_rows(bundle: HorizonBundle, features: Singles, bar: Integers) -> _Said:
-    """Every family, the stacker and the calibrated barriers on rows (n_rows, n_features).
+    """Every family, the stacker and the calibrated barriers on rows (n_rows, n_features)."""
+    said = {name: family.predict(features) for name, family in bundle.families.items()}
+    return _combined(bundle, said, bar)
 
-    `bar` (n_rows,) never decreases: rows of one bar are one cross-section.
+
+def _combined(bundle: HorizonBundle, answers: Mapping[str, Forecast], bar: Integers) -> _Said:
+    """The stacker and the calibrated barriers on what families said of rows.
+
+    `bar` (n_rows,) never decreases: rows of one bar are one cross-section. A family without an
+    answer counts as missing.
     """
-    said = [family.predict(features) for family in bundle.families.values()]
-    returns = np.stack([np.ascontiguousarray(s.returns.T) for s in said], axis=1)
+    nothing = np.full((len(bundle.recipe.horizons), len(bar)), np.nan)
+    columns = [
+        np.ascontiguousarray(answers[name].returns.T) if name in answers else nothing
+        for name in bundle.families
+    ]
+    returns = np.stack(columns, axis=1)
     if bundle.manifest.settings.horizons.target == "excess":
         edges = np.flatnonzero(np.diff(bar, prepend=-1, append=-1))
         for first, last in itertools.pairwise(edges):
             returns[..., first:last] = centred(returns[..., first:last])
     stack = bundle.stacker.predict(returns)
-    mean = barrier_mean([s.barriers for s in said if s.barriers is not None])
-    barriers = np.full((2, len(features)), np.nan)
+    heads = [answers[name].barriers for name in bundle.families if name in answers]
+    mean = barrier_mean([head for head in heads if head is not None])
+    barriers = np.full((2, len(bar)), np.nan)
     if mean is not None and bundle.calibrators:
         barriers = np.ascontiguousarray(calibrated(bundle.calibrators, mean).T)
     return _Said(returns, barriers, stack.forecast, stack.confidence)
@@ -96,6 +109,62 @@ def _spread(values: Doubles, places: NDArray[np.int64], length: int) -> Doubles:
     out = np.full((*values.shape[:-1], length), np.nan)
     out[..., places] = values
     return out
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureRows:
+    """What families forecast from after a bar.
+
+    Parameters
+    ----------
+    time : Timestamp
+        Close of the bar, UTC.
+    names : tuple of str, length n_symbols
+    features : float32 ndarray of shape (n_rows, n_features)
+        Of the symbols that can be forecast.
+    places : int64 ndarray of shape (n_rows,)
+        Their positions among `names`.
+    sigma : float64 ndarray of shape (n_symbols,)
+        bps per square root of a session minute.
+    reasons : tuple of str, length n_symbols
+        Why a symbol has no row; empty where it has one.
+    """
+
+    time: pd.Timestamp
+    names: tuple[str, ...]
+    features: Singles
+    places: Integers
+    sigma: Doubles
+    reasons: tuple[str, ...]
+
+
+def combine(
+    bundle: HorizonBundle, rows: FeatureRows, answers: Mapping[str, Forecast]
+) -> BundleForecast:
+    """One forecast of a bar out of what families said of its rows.
+
+    Parameters
+    ----------
+    bundle : HorizonBundle
+    rows : FeatureRows
+    answers : mapping of str to Forecast
+        By family, of ``rows.features``; a family that gave none is left out of the stacker, and
+        its forecasts are NaN.
+    """
+    said = _combined(bundle, answers, np.zeros(len(rows.places), np.int64))
+    length = len(rows.names)
+    return BundleForecast(
+        rows.time,
+        rows.names,
+        bundle.manifest.horizons,
+        tuple(bundle.families),
+        _spread(said.returns, rows.places, length),
+        _spread(said.barriers, rows.places, length),
+        _spread(said.stacked, rows.places, length),
+        _spread(said.confidence, rows.places, length),
+        rows.sigma,
+        rows.reasons,
+    )
 
 
 @dataclass
@@ -153,22 +222,22 @@ class LivePredictor:
 
     def forecast(self) -> BundleForecast:
         """What the bundle says now."""
+        rows = self.rows()
+        families = self.bundle.families.items()
+        return combine(self.bundle, rows, {n: f.predict(rows.features) for n, f in families})
+
+    def rows(self) -> FeatureRows:
+        """The newest bar's rows, for families that forecast elsewhere; see :func:`combine`."""
         bundle = self.bundle
         features, sigma = bundle.features.compute(self._view)
         least = bundle.manifest.settings.horizons.min_features
         usable = usable_rows(features, sigma, self._newest.mask, least)[0]
         places = np.flatnonzero(usable)
-        said = _forecast_rows(bundle, features[0][places], np.zeros(len(places), np.int64))
-        length = len(self.names)
-        return BundleForecast(
+        return FeatureRows(
             self.time,
             self.names,
-            bundle.manifest.horizons,
-            tuple(bundle.families),
-            _spread(said.returns, places, length),
-            _spread(said.barriers, places, length),
-            _spread(said.stacked, places, length),
-            _spread(said.confidence, places, length),
+            features[0][places],
+            places,
             np.ascontiguousarray(sigma[0]),
             self._reasons(features[0], sigma[0], usable),
         )
