@@ -203,6 +203,17 @@ class HorizonBundle:
         bundle.check_probe()
         return bundle
 
+    @classmethod
+    def load_family(cls, folder: Path, name: str, plugins: Sequence[str] = ()) -> Family:
+        """One family of a bundle alone, its files checked; errors as :meth:`load`."""
+        manifest = read_bundle_manifest(folder)
+        if name not in manifest.families:
+            raise RunError(f"{folder}: has no family {name!r}", "give a bundle that has")
+        check_files(folder, manifest)
+        load_plugins(plugins)
+        recipe = _recipe(folder, manifest)
+        return _family(folder / "families" / name, name, manifest.families[name], recipe)
+
     def start(self, tail: Panel) -> "LivePredictor":
         """Begin from the last bars, to go on bar by bar: :func:`dpa.horizons.inference.start`."""
         from dpa.horizons.inference import start

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from dpa.errors import DataError
 from dpa.horizons.bundle import HorizonBundle
-from dpa.horizons.calibration import barrier_mean, calibrated
+from dpa.horizons.calibration import Calibrator, barrier_mean, calibrated
 from dpa.horizons.clock import SessionClock, bar_grid
 from dpa.horizons.dataset import usable_rows
+from dpa.horizons.stacker import CrossHorizonStacker
 from dpa.horizons.targets import centred
 from dpa.horizons.types import Doubles, Forecast, Integers, Singles
 from dpa.horizons.views import BatchView, LiveView
@@ -64,54 +65,6 @@ class BundleForecast:
 
 
 @dataclass(frozen=True, eq=False)
-class _Said:
-    """Forecasts of rows, axes (..., n_rows)."""
-
-    returns: Doubles
-    barriers: Doubles
-    stacked: Doubles
-    confidence: Doubles
-
-
-def _forecast_rows(bundle: HorizonBundle, features: Singles, bar: Integers) -> _Said:
-    """Every family, the stacker and the calibrated barriers on rows (n_rows, n_features)."""
-    said = {name: family.predict(features) for name, family in bundle.families.items()}
-    return _combined(bundle, said, bar)
-
-
-def _combined(bundle: HorizonBundle, answers: Mapping[str, Forecast], bar: Integers) -> _Said:
-    """The stacker and the calibrated barriers on what families said of rows.
-
-    `bar` (n_rows,) never decreases: rows of one bar are one cross-section. A family without an
-    answer counts as missing.
-    """
-    nothing = np.full((len(bundle.recipe.horizons), len(bar)), np.nan)
-    columns = [
-        np.ascontiguousarray(answers[name].returns.T) if name in answers else nothing
-        for name in bundle.families
-    ]
-    returns = np.stack(columns, axis=1)
-    if bundle.manifest.settings.horizons.target == "excess":
-        edges = np.flatnonzero(np.diff(bar, prepend=-1, append=-1))
-        for first, last in itertools.pairwise(edges):
-            returns[..., first:last] = centred(returns[..., first:last])
-    stack = bundle.stacker.predict(returns)
-    heads = [answers[name].barriers for name in bundle.families if name in answers]
-    mean = barrier_mean([head for head in heads if head is not None])
-    barriers = np.full((2, len(bar)), np.nan)
-    if mean is not None and bundle.calibrators:
-        barriers = np.ascontiguousarray(calibrated(bundle.calibrators, mean).T)
-    return _Said(returns, barriers, stack.forecast, stack.confidence)
-
-
-def _spread(values: Doubles, places: NDArray[np.int64], length: int) -> Doubles:
-    """Values of some symbols among all; NaN for the others."""
-    out = np.full((*values.shape[:-1], length), np.nan)
-    out[..., places] = values
-    return out
-
-
-@dataclass(frozen=True, eq=False)
 class FeatureRows:
     """What families forecast from after a bar.
 
@@ -138,33 +91,105 @@ class FeatureRows:
     reasons: tuple[str, ...]
 
 
-def combine(
-    bundle: HorizonBundle, rows: FeatureRows, answers: Mapping[str, Forecast]
-) -> BundleForecast:
-    """One forecast of a bar out of what families said of its rows.
+@dataclass(frozen=True, eq=False)
+class _Said:
+    """Forecasts of rows, axes (..., n_rows)."""
+
+    returns: Doubles
+    barriers: Doubles
+    stacked: Doubles
+    confidence: Doubles
+
+
+@dataclass(frozen=True, eq=False)
+class Combiner:
+    """What makes one forecast of a bundle out of what its families said of rows.
 
     Parameters
     ----------
-    bundle : HorizonBundle
-    rows : FeatureRows
-    answers : mapping of str to Forecast
-        By family, of ``rows.features``; a family that gave none is left out of the stacker, and
-        its forecasts are NaN.
+    families : tuple of str, length n_families
+    horizons : tuple of str, length n_horizons
+    excess : bool
+        Forecasts are of returns in excess of the members' mean, so they are centred.
+    stacker : CrossHorizonStacker
+    calibrators : tuple of Calibrator
+        Of peak and valley; empty without barriers.
     """
-    said = _combined(bundle, answers, np.zeros(len(rows.places), np.int64))
-    length = len(rows.names)
-    return BundleForecast(
-        rows.time,
-        rows.names,
-        bundle.manifest.horizons,
-        tuple(bundle.families),
-        _spread(said.returns, rows.places, length),
-        _spread(said.barriers, rows.places, length),
-        _spread(said.stacked, rows.places, length),
-        _spread(said.confidence, rows.places, length),
-        rows.sigma,
-        rows.reasons,
-    )
+
+    families: tuple[str, ...]
+    horizons: tuple[str, ...]
+    excess: bool
+    stacker: CrossHorizonStacker
+    calibrators: tuple[Calibrator, ...]
+
+    @classmethod
+    def of(cls, bundle: HorizonBundle) -> "Combiner":
+        """That of a bundle."""
+        manifest = bundle.manifest
+        excess = manifest.settings.horizons.target == "excess"
+        names = tuple(bundle.families)
+        return cls(names, manifest.horizons, excess, bundle.stacker, bundle.calibrators)
+
+    def combine(self, rows: FeatureRows, answers: Mapping[str, Forecast]) -> BundleForecast:
+        """One forecast of a bar.
+
+        Parameters
+        ----------
+        rows : FeatureRows
+        answers : mapping of str to Forecast
+            By family, of ``rows.features``; a family that gave none is left out of the stacker,
+            and its forecasts are NaN.
+        """
+        said = self.of_rows(answers, np.zeros(len(rows.places), np.int64))
+        length = len(rows.names)
+        return BundleForecast(
+            rows.time,
+            rows.names,
+            self.horizons,
+            self.families,
+            _spread(said.returns, rows.places, length),
+            _spread(said.barriers, rows.places, length),
+            _spread(said.stacked, rows.places, length),
+            _spread(said.confidence, rows.places, length),
+            rows.sigma,
+            rows.reasons,
+        )
+
+    def of_rows(self, answers: Mapping[str, Forecast], bar: Integers) -> _Said:
+        """Forecasts of rows (n_rows,).
+
+        `bar` never decreases: rows of one bar are one cross-section.
+        """
+        nothing = np.full((len(self.horizons), len(bar)), np.nan)
+        columns = [
+            np.ascontiguousarray(answers[name].returns.T) if name in answers else nothing
+            for name in self.families
+        ]
+        returns = np.stack(columns, axis=1)
+        if self.excess:
+            edges = np.flatnonzero(np.diff(bar, prepend=-1, append=-1))
+            for first, last in itertools.pairwise(edges):
+                returns[..., first:last] = centred(returns[..., first:last])
+        stack = self.stacker.predict(returns)
+        heads = [answers[name].barriers for name in self.families if name in answers]
+        mean = barrier_mean([head for head in heads if head is not None])
+        barriers = np.full((2, len(bar)), np.nan)
+        if mean is not None and self.calibrators:
+            barriers = np.ascontiguousarray(calibrated(self.calibrators, mean).T)
+        return _Said(returns, barriers, stack.forecast, stack.confidence)
+
+
+def _forecast_rows(bundle: HorizonBundle, features: Singles, bar: Integers) -> _Said:
+    """Every family, the stacker and the calibrated barriers on rows (n_rows, n_features)."""
+    said = {name: family.predict(features) for name, family in bundle.families.items()}
+    return Combiner.of(bundle).of_rows(said, bar)
+
+
+def _spread(values: Doubles, places: NDArray[np.int64], length: int) -> Doubles:
+    """Values of some symbols among all; NaN for the others."""
+    out = np.full((*values.shape[:-1], length), np.nan)
+    out[..., places] = values
+    return out
 
 
 @dataclass
@@ -224,10 +249,11 @@ class LivePredictor:
         """What the bundle says now."""
         rows = self.rows()
         families = self.bundle.families.items()
-        return combine(self.bundle, rows, {n: f.predict(rows.features) for n, f in families})
+        answers = {name: family.predict(rows.features) for name, family in families}
+        return Combiner.of(self.bundle).combine(rows, answers)
 
     def rows(self) -> FeatureRows:
-        """The newest bar's rows, for families that forecast elsewhere; see :func:`combine`."""
+        """The newest bar's rows, for families that forecast elsewhere; see :class:`Combiner`."""
         bundle = self.bundle
         features, sigma = bundle.features.compute(self._view)
         least = bundle.manifest.settings.horizons.min_features
