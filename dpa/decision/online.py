@@ -1,0 +1,191 @@
+"""Weights learned online from what each family's scores would have earned.
+
+AdaHedge (de Rooij, van Erven, Grünwald & Koolen 2014) sees the loss of every family, since the
+profit of those not followed can be computed here. Exp3-IX (Neu 2015) sees only that of the family
+it played. Losses are in [0, 1] and arrive when labels mature; the estimate of Exp3-IX divides by
+the probability at the time of play.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dpa.config import OnlineConfig
+from dpa.decision.alignment import Alignment
+from dpa.decision.labels import NO_ARM, Matured
+from dpa.decision.types import Doubles, Integers
+
+
+def losses(scores: Doubles, labels: Doubles, scale: float) -> Doubles:
+    """Loss of following each family: ``1/2 - 1/2 clip(profit / scale, -1, 1)``.
+
+    Profit is ``sum_n s_n y_n / sum_n |s_n|``, sigma per unit of gross exposure, over the names
+    with a score and a label.
+
+    Parameters
+    ----------
+    scores : float64 ndarray of shape (..., n_symbols)
+    labels : float64 ndarray of shape (..., n_symbols)
+        Broadcast against `scores`.
+    scale : float
+        Profit at which the loss is 0 or 1.
+
+    Returns
+    -------
+    float64 ndarray of shape (...)
+        In [0, 1]; NaN where no score other than 0 has a label.
+    """
+    both = np.isfinite(scores) & np.isfinite(labels)
+    held = np.where(both, scores, 0.0)
+    gross = np.abs(held).sum(axis=-1)
+    earned = (held * np.where(both, labels, 0.0)).sum(axis=-1)
+    profit = np.full(gross.shape, np.nan)
+    np.divide(earned, gross, out=profit, where=gross > 0)
+    return np.asarray(0.5 - 0.5 * np.clip(profit / scale, -1.0, 1.0))
+
+
+def filled(loss: Doubles) -> Doubles:
+    """Losses with the mean of the known ones where a family has none; shape (n_families,)."""
+    known = np.isfinite(loss)
+    return np.where(known, loss, loss[known].mean()) if known.any() else loss
+
+
+def _rate(gap: float, n_families: int) -> float:
+    """eta of AdaHedge, infinite while the gap is 0."""
+    return float(np.log(n_families)) / gap if gap > 0 and n_families > 1 else np.inf
+
+
+def adahedge_weights(cumulative: Doubles, gap: float) -> Doubles:
+    """``w proportional to exp(-eta L)``, ``eta = ln K / gap``; the leaders alone while gap is 0.
+
+    Parameters
+    ----------
+    cumulative : float64 ndarray of shape (n_families,)
+        L, cumulative losses.
+    gap : float
+        Delta, cumulative mixability gap.
+
+    Returns
+    -------
+    float64 ndarray of shape (n_families,)
+        Sums to 1.
+    """
+    above, rate = cumulative - cumulative.min(), _rate(gap, len(cumulative))
+    weights = np.exp(-rate * above) if np.isfinite(rate) else (above == 0).astype(np.float64)
+    return np.asarray(weights / weights.sum())
+
+
+def _potential(cumulative: Doubles, rate: float) -> float:
+    """``-ln(sum exp(-rate L)) / rate``; the least L at an infinite rate."""
+    least = cumulative.min()
+    if not np.isfinite(rate):
+        return float(least)
+    return float(least - np.log(np.exp(-rate * (cumulative - least)).sum()) / rate)
+
+
+def mixability_gap(cumulative: Doubles, gap: float, loss: Doubles) -> float:
+    """What AdaHedge loses on `loss` beyond the mix loss, at least 0.
+
+    ``w'l - (M(L + l) - M(L))`` with ``M(L) = -ln(sum exp(-eta L)) / eta``.
+    """
+    rate, above = _rate(gap, len(loss)), cumulative - cumulative.min()
+    hedge = float(adahedge_weights(cumulative, gap) @ loss)
+    return max(0.0, hedge - (_potential(above + loss, rate) - _potential(above, rate)))
+
+
+def exp3_weights(estimates: Doubles, rate: float) -> Doubles:
+    """``p proportional to exp(-rate * estimates)`` along the last axis."""
+    weights = np.exp(-rate * (estimates - estimates.min(axis=-1, keepdims=True)))
+    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
+
+
+def drawn_arm(chances: Doubles, seed: int, bar: int, minutes: int) -> int:
+    """The family played, a function of seed, bar and horizon alone."""
+    chance = np.random.default_rng((seed, bar, minutes)).random()
+    arm = int(np.searchsorted(np.cumsum(chances), chance, side="right"))
+    return min(arm, len(chances) - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class OnlineRecord:
+    """What the learners remember.
+
+    Parameters
+    ----------
+    losses : float64 ndarray of shape (n_horizons, n_families)
+        L of AdaHedge.
+    gap : float64 ndarray of shape (n_horizons,)
+        Delta of AdaHedge.
+    estimates : float64 ndarray of shape (n_horizons, n_families)
+        Importance-weighted cumulative losses of Exp3-IX.
+    bars : int64 ndarray of shape (n_horizons,)
+        Matured bars with a loss.
+    """
+
+    losses: Doubles
+    gap: Doubles
+    estimates: Doubles
+    bars: Integers
+
+    @classmethod
+    def start(cls, n_horizons: int, n_families: int) -> "OnlineRecord":
+        """No loss seen."""
+        shape = (n_horizons, n_families)
+        return cls(
+            np.zeros(shape), np.zeros(n_horizons), np.zeros(shape), np.zeros(n_horizons, np.int64)
+        )
+
+    def faded(self, factor: float) -> "OnlineRecord":
+        """With past losses times `factor`."""
+        if factor == 1.0:
+            return self
+        return OnlineRecord(
+            self.losses * factor, self.gap * factor, self.estimates * factor, self.bars
+        )
+
+    def with_matured(self, matured: Sequence[Matured], settings: OnlineConfig) -> "OnlineRecord":
+        """With the losses of matured bars; a family without one gets the mean of the others'."""
+        if not matured:
+            return self
+        scores = np.stack([one.play.scores for one in matured])
+        labels = np.stack([one.labels for one in matured])[:, None, :]
+        found = losses(scores, labels, settings.online_scale)
+        total, gap = self.losses.copy(), self.gap.copy()
+        estimates, bars = self.estimates.copy(), self.bars.copy()
+        for one, known in zip(matured, found, strict=True):
+            place, play = one.horizon, one.play
+            loss = filled(known)
+            if not np.isfinite(loss).all():
+                continue
+            gap[place] += mixability_gap(total[place], gap[place], loss)
+            total[place] += loss
+            bars[place] += 1
+            if play.arm != NO_ARM:
+                chance = play.chances[play.arm] + settings.exploration
+                estimates[place, play.arm] += loss[play.arm] / chance
+        return OnlineRecord(total, gap, estimates, bars)
+
+    def weights(self, settings: OnlineConfig) -> Doubles:
+        """Of each family, shape (n_horizons, n_families); rows sum to 1.
+
+        Those of AdaHedge, learned though not mixed in, when `online_mode` is off.
+        """
+        if settings.online_mode == "exp3ix":
+            return exp3_weights(self.estimates, settings.exp3_rate)
+        rows = [adahedge_weights(row, gap) for row, gap in zip(self.losses, self.gap, strict=True)]
+        return np.array(rows).reshape(self.losses.shape)
+
+    def aligned(self, alignment: Alignment) -> "OnlineRecord":
+        """In another layout; a new family starts at the mean of the others, not ahead of them."""
+
+        def of(sums: Doubles) -> Doubles:
+            known = alignment.take(sums, "hf", np.nan)
+            return np.array([np.nan_to_num(filled(row)) for row in known]).reshape(known.shape)
+
+        return OnlineRecord(
+            of(self.losses),
+            alignment.take(self.gap, "h", 0.0),
+            of(self.estimates),
+            alignment.take(self.bars, "h", 0),
+        )
