@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 
 from dpa.clock import SystemClock
-from dpa.config import DataConfig
-from dpa.errors import ConfigError, DataError, DpaError
+from dpa.errors import ConfigError, DpaError
 from dpa.horizons.bundle import (
     MANIFEST,
     PROBE_ROWS,
@@ -25,10 +24,7 @@ from dpa.horizons.plugins import load_plugins
 from dpa.horizons.promotion import find_bundle, promote_bundle, read_pointer
 from dpa.horizons.types import BARRIERS, Doubles
 from dpa.market.calendars import TradingCalendar
-from dpa.market.panel import Panel
-from dpa.market.readers import load_wide_data
-from dpa.market.selections import select_shards
-from dpa.market.session_grid import GridSource
+from dpa.market.last_bars import last_bars
 from dpa.options import given_options, settings_from, settings_options, typed
 from dpa.runs import list_runs
 from dpa.text import columns
@@ -221,30 +217,13 @@ def predict_command(arguments: argparse.Namespace) -> None:
     manifest = bundle.manifest
     if arguments.config is None and "calendar" not in given_options(arguments):
         config = config.model_copy(update={"calendar": manifest.calendar})
-    forecast = bundle.predict(_tail(config, manifest.tail_bars, arguments.at))
+    until = None if arguments.at is None else _moment(arguments.at, config.calendar)
+    forecast = bundle.predict(last_bars(config, manifest.tail_bars, until))
     minutes = np.array([horizon.minutes for horizon in bundle.recipe.horizons])
     if arguments.json:
         print(json.dumps(_record(forecast, minutes, manifest), indent=1, allow_nan=False))
     else:
         print(_forecast_words(forecast, minutes, manifest))
-
-
-def _tail(config: DataConfig, n_bars: int, at: str | None) -> Panel:
-    """The last bars of the history that are known at a time; fewer when there are fewer."""
-    if Path(str(config.path)).is_dir():
-        source = GridSource(select_shards(str(config.path), config))
-    else:
-        source = GridSource(load_wide_data(config))
-    stop = source.n_bars
-    if at is not None:
-        moment = _moment(at, source.calendar)
-        stop = int(source.times().searchsorted(moment, side="right"))
-        if not stop:
-            raise DataError(
-                f"--at {at}: no bar is known then, the first is {source.times(0, 1)[0]}",
-                "give a later time",
-            )
-    return source.window(max(0, stop - n_bars), stop)
 
 
 def _moment(text: str, calendar: str) -> pd.Timestamp:

@@ -212,7 +212,7 @@ class LivePredictor:
     given: frozenset[str]
     time: pd.Timestamp
     _view: LiveView = field(repr=False)
-    _newest: Panel = field(repr=False)
+    newest: Panel = field(repr=False)
 
     def update(self, bar: Panel) -> BundleForecast:
         """Take in the next bar and forecast from it.
@@ -242,7 +242,7 @@ class LivePredictor:
         for missing in self._skipped(bar):
             self._view.advance(missing)
         self._view.advance(whole)
-        self.time, self._newest = bar.times[0], whole
+        self.time, self.newest = bar.times[0], whole
         return self.forecast()
 
     def forecast(self) -> BundleForecast:
@@ -257,7 +257,7 @@ class LivePredictor:
         bundle = self.bundle
         features, sigma = bundle.features.compute(self._view)
         least = bundle.manifest.settings.horizons.min_features
-        usable = usable_rows(features, sigma, self._newest.mask, least)[0]
+        usable = usable_rows(features, sigma, self.newest.mask, least)[0]
         places = np.flatnonzero(usable)
         return FeatureRows(
             self.time,
@@ -272,7 +272,7 @@ class LivePredictor:
         self, features: Singles, sigma: Doubles, usable: NDArray[np.bool_]
     ) -> tuple[str, ...]:
         known = np.isfinite(features).sum(axis=1)
-        priced, member = np.isfinite(self._newest.prices[0]), self._newest.mask[0]
+        priced, member = np.isfinite(self.newest.prices[0]), self.newest.mask[0]
 
         def reason(place: int) -> str:
             if usable[place]:
