@@ -1,0 +1,425 @@
+"""Bytes to requests and back; JSON and Arrow refuse the same things in the same words."""
+
+import json
+from typing import Any
+
+import numpy as np
+import orjson
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dpa.decision.types import Forecasts
+from dpa.market.panel import Panel
+from dpa.serving.types import Prediction, Request, RequestError
+from dpa.serving.wire import (
+    BARS,
+    QUOTES,
+    history_arrow,
+    parse_arrow,
+    parse_history,
+    parse_json,
+    parse_risk,
+    prediction_arrow,
+    prediction_json,
+    request_arrow,
+    request_json,
+    to_json,
+    to_stream,
+)
+from tests.decision.conftest import make_forecasts
+from tests.serving.conftest import TIME, make_request, same_request
+
+MOST = 100
+BODY: dict[str, Any] = {
+    "time": "2024-07-01T10:35:00-04:00",
+    "nav_usd": 1e6,
+    "prior_nav_usd": 1_000_000,
+    "symbols": [
+        {"symbol": "AAA", "close": 10, "high": 10.5, "low": 9.5, "volume": None},
+        {"symbol": "BBB", "bid": 20.0, "ask": 20.1, "lot": 100},
+    ],
+}
+
+
+DEFAULTS = {"shares": 0.0, "lot": 1.0, "member": True}
+
+
+def arrow_of(body: dict[str, Any]) -> bytes:
+    """The same body as an Arrow stream, columns typed by what is in them."""
+    scalars = {name: value for name, value in body.items() if name != "symbols"}
+    wanted = {name: None for row in body["symbols"] for name in row}
+    columns = {
+        name: [row.get(name, DEFAULTS.get(name)) for row in body["symbols"]] for name in wanted
+    }
+    table = pa.table({name: pa.array(values) for name, values in columns.items()})
+    return to_stream(table.replace_schema_metadata({b"dpa": json.dumps(scalars).encode()}))
+
+
+def with_symbol(place: int, **changes: Any) -> dict[str, Any]:
+    rows = [dict(row) for row in BODY["symbols"]]
+    rows[place].update(changes)
+    return {**BODY, "symbols": [{k: v for k, v in row.items() if v != "drop"} for row in rows]}
+
+
+def test_what_is_left_out_is_unknown() -> None:
+    request = parse_json(json.dumps(BODY).encode(), MOST)
+    assert request.time == pd.Timestamp("2024-07-01 14:35", tz="UTC")
+    assert str(request.time.tz) == "UTC"
+    assert (request.moment, request.account, request.feed) == (None, "default", "direct")
+    assert request.names == ("AAA", "BBB")
+    assert list(request.bars) == ["close", "high", "low"]
+    np.testing.assert_array_equal(request.bars["close"], [10.0, np.nan])
+    np.testing.assert_array_equal(request.bid, [np.nan, 20.0])
+    np.testing.assert_array_equal(request.adv_usd, [np.nan, np.nan])
+    np.testing.assert_array_equal(request.shares, [0.0, 0.0])
+    np.testing.assert_array_equal(request.lot, [1.0, 100.0])
+    np.testing.assert_array_equal(request.member, [True, True])
+
+
+def test_without_a_close_there_is_no_bar() -> None:
+    rows = [{"symbol": "AAA", "bid": 3.0}, {"symbol": "BBB", "close": None}]
+    assert parse_json(json.dumps({**BODY, "symbols": rows}).encode(), MOST).bars == {}
+    assert parse_arrow(arrow_of({**BODY, "symbols": rows}), MOST).bars == {}
+
+
+def test_a_forecast_needs_no_account() -> None:
+    body = {"time": BODY["time"], "symbols": [{"symbol": "AAA"}]}
+    for request in (
+        parse_json(json.dumps(body).encode(), MOST, decide=False),
+        parse_arrow(arrow_of(body), MOST, decide=False),
+    ):
+        assert (request.names, request.bars) == (("AAA",), {})
+
+
+def number(low: float, high: float) -> st.SearchStrategy[float]:
+    return st.floats(low, high) | st.just(np.nan)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> Request:
+    n = draw(st.integers(1, 4))
+
+    def column(cells: st.SearchStrategy[float]) -> np.ndarray:
+        return np.array(draw(st.lists(cells, min_size=n, max_size=n)), dtype=np.float64)
+
+    bars = {name: column(number(0.01, 1e6)) for name in BARS}
+    with np.errstate(invalid="ignore"):
+        bars["high"] = np.where(bars["high"] < bars["low"], np.nan, bars["high"])
+    chosen = draw(st.sets(st.sampled_from(BARS[1:])))
+    bars = {
+        name: values
+        for name, values in bars.items()
+        if (name == "close" or name in chosen) and np.isfinite(values).any()
+    }
+    moment = draw(st.none() | st.integers(0, 10**7).map(lambda ms: TIME + pd.Timedelta(ms, "ms")))
+    symbol = st.text(st.characters(min_codepoint=32, exclude_categories=["C"]), min_size=1)
+    names = draw(
+        st.lists(symbol.filter(lambda s: len(s) <= 64), min_size=n, max_size=n, unique=True)
+    )
+    return Request(
+        time=TIME,
+        moment=moment,
+        account=draw(st.from_regex(r"\A[A-Za-z0-9_.\-]{1,64}\Z")),
+        nav_usd=draw(st.floats(0.01, 1e15)),
+        prior_nav_usd=draw(st.floats(0.01, 1e15)),
+        feed=draw(st.sampled_from(["direct", "aggregated"])),
+        names=tuple(names),
+        bars=bars if "close" in bars else {},
+        member=np.array(draw(st.lists(st.booleans(), min_size=n, max_size=n))),
+        **{name: column(number(0.0, 1e9)) for name in QUOTES},
+        shares=column(st.floats(-1e12, 1e12)),
+        lot=column(st.integers(1, 10**9).map(float)),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(requests())
+def test_a_request_survives_the_wire(request_: Request) -> None:
+    same_request(parse_json(request_json(request_), MOST), request_)
+    same_request(parse_arrow(request_arrow(request_), MOST), request_)
+
+
+FAULTS: list[tuple[dict[str, Any], str, str]] = [
+    (with_symbol(1, symbol="drop"), "symbols[1].symbol", "is missing; add it"),
+    (with_symbol(1, symbol="AAA"), "symbols[1].symbol", "'AAA' is symbols[0] already; send every"),
+    (with_symbol(1, symbol="A\nB"), "symbols[1].symbol", "'A\\nB' does not match"),
+    ({**BODY, "symbols": []}, "symbols", "there are none; send at least one symbol"),
+    (with_symbol(0, volume=-1.0), "symbols[0].volume", "-1 is not at least 0; send null"),
+    (with_symbol(1, bid=-20.0), "symbols[1].bid", "-20 is not at least 0; send null"),
+    (with_symbol(1, ask=-20.0), "symbols[1].ask", "-20 is not at least 0; send null"),
+    (with_symbol(1, adv_usd=-1.0), "symbols[1].adv_usd", "-1 is not at least 0; send null"),
+    (with_symbol(1, quote_age_ms=-1.0), "symbols[1].quote_age_ms", "-1 is not at least 0"),
+    (with_symbol(0, close=0.0), "symbols[0].close", "0 is not above 0; send null"),
+    (with_symbol(0, close=-3.0), "symbols[0].close", "-3 is not above 0; send null"),
+    (with_symbol(0, close=1e300), "symbols[0].close", "1e+300 is not at most 1e+09; send null"),
+    (with_symbol(0, high=9.0), "symbols[0].high", "9 is below low, 9.5; correct the two"),
+    (with_symbol(0, close=None), "symbols[0].close", "is missing, as in every symbol, though high"),
+    (
+        with_symbol(0, close=float("nan")),
+        "symbols[0].close",
+        "nan is not a finite number; send nul",
+    ),
+    (with_symbol(1, bid=float("inf")), "symbols[1].bid", "inf is not a finite number; send null"),
+    (with_symbol(1, lot=0.0), "symbols[1].lot", "0 is not at least 1; correct it"),
+    (with_symbol(1, lot=1.5), "symbols[1].lot", "1.5 is not whole; correct it"),
+    (with_symbol(1, shares=1e13), "symbols[1].shares", "1e+13 is not at most 1e+12; correct it"),
+    ({**BODY, "nav_usd": 0.0}, "nav_usd", "0 is not at least 0.01; correct it"),
+    ({**BODY, "nav_usd": float("nan")}, "nav_usd", "nan is not a finite number; correct it"),
+    ({**BODY, "nav_usd": "1000"}, "nav_usd", "'1000' is not a number; correct it"),
+    ({**BODY, "account": "my account"}, "account", "'my account' does not match ^["),
+    ({**BODY, "feed": "slow"}, "feed", "'slow' is not 'direct' or 'aggregated'"),
+    ({**BODY, "time": "2024-07-01T10:35:00"}, "time", "'2024-07-01T10:35:00' has no time zone"),
+    ({**BODY, "time": "yesterday"}, "time", "'yesterday' is not a time; write it as 2024-"),
+    ({**BODY, "time": 1719844500}, "time", "1719844500 is not a time"),
+    ({**BODY, "time": "2999-07-01T10:35:00Z"}, "time", "2999-07-01T10:35:00+00:00 is not between"),
+    ({**BODY, "moment": "2024-07-01T14:34:59Z"}, "moment", "2024-07-01T14:34:59+00:00 is before"),
+    ({**BODY, "navusd": 1.0}, "navusd", "is not known; did you mean 'nav_usd'?"),
+]
+
+
+@pytest.mark.parametrize(("body", "field", "words"), FAULTS, ids=[f[1] for f in FAULTS])
+def test_both_formats_refuse_in_the_same_words(
+    body: dict[str, Any], field: str, words: str
+) -> None:
+    said = []
+    for parse, content in (
+        (parse_json, json.dumps(body).encode()),
+        (parse_arrow, arrow_of(body) if body["symbols"] else empty_stream(body)),
+    ):
+        with pytest.raises(RequestError) as caught:
+            parse(content, MOST)
+        error = caught.value
+        assert (error.status, error.code, error.field) == (422, "invalid", field)
+        assert error.cure
+        assert str(error).startswith(f"{field}: {words}")
+        said.append(str(error))
+    assert said[0] == said[1]
+
+
+def empty_stream(body: dict[str, Any]) -> bytes:
+    scalars = {name: value for name, value in body.items() if name != "symbols"}
+    table = pa.table({"symbol": pa.array([], pa.string())})
+    return to_stream(table.replace_schema_metadata({b"dpa": json.dumps(scalars).encode()}))
+
+
+def test_an_unknown_field_of_a_symbol_is_named_with_the_nearest() -> None:
+    body = with_symbol(1, volum=3.0)
+    for parse, content in ((parse_json, json.dumps(body).encode()), (parse_arrow, arrow_of(body))):
+        with pytest.raises(RequestError, match="is not known; did you mean 'volume'") as caught:
+            parse(content, MOST)
+        assert caught.value.field in ("symbols[1].volum", "symbols[].volum")
+    with pytest.raises(RequestError, match="the fields are time, moment, account"):
+        parse_json(json.dumps({**BODY, "zzz": 1}).encode(), MOST)
+
+
+def test_too_many_symbols_are_refused() -> None:
+    for parse, content in (
+        (parse_json, request_json(make_request(6))),
+        (parse_arrow, request_arrow(make_request(6))),
+    ):
+        with pytest.raises(
+            RequestError, match=r"more than 5; send at most 5, or raise serving.max_"
+        ):
+            parse(content, 5)
+        assert len(parse(content, 6).names) == 6
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"close,open\n", b"\xff\xfe", b'{"time": "\\ud800"}'], ids=repr
+)
+def test_what_is_not_json_is_400(body: bytes) -> None:
+    with pytest.raises(RequestError, match=r"the body is not JSON: .*; correct it") as caught:
+        parse_json(body, MOST)
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("body", [b"[]", b"3", b"null"])
+def test_json_that_is_no_object_is_422(body: bytes) -> None:
+    with pytest.raises(RequestError, match=r"^body: Input should be an object") as caught:
+        parse_json(body, MOST)
+    assert caught.value.status == 422
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damaged_streams_are_refused_or_read_and_never_crash(data: st.DataObject) -> None:
+    content = bytearray(request_arrow(make_request(3)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    content = content[: data.draw(st.integers(0, len(content)))]
+    refusal = None
+    try:
+        assert len(parse_arrow(bytes(content), MOST).names) == 3
+    except RequestError as e:
+        refusal = e
+    assert refusal is None or (refusal.status in (400, 422) and refusal.cure)
+
+
+def test_what_is_not_arrow_is_400() -> None:
+    with pytest.raises(RequestError, match="the body is not an Arrow IPC stream") as caught:
+        parse_arrow(json.dumps(BODY).encode(), MOST)
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_compressed_streams_are_refused(dictionary: bool) -> None:
+    names = pa.array(["A"] * 1000)
+    table = pa.table({"symbol": names.dictionary_encode() if dictionary else names})
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_stream(sink, table.schema, options=options) as stream:
+        stream.write_table(table)
+    with pytest.raises(RequestError, match="the Arrow stream is compressed; send it uncompressed"):
+        parse_arrow(sink.getvalue().to_pybytes(), MOST)
+
+
+def test_a_stream_that_claims_more_rows_than_bytes_is_refused() -> None:
+    batch = pa.RecordBatch.from_arrays([pa.nulls(10**9)], names=["close"])
+    with pytest.raises(RequestError, match="columns without values"):
+        parse_arrow(to_stream(pa.Table.from_batches([batch])), MOST)
+
+
+def test_arrow_says_what_is_wrong_with_a_column() -> None:
+    def refusal(**columns: Any) -> str:
+        scalars = {name: value for name, value in BODY.items() if name != "symbols"}
+        table = pa.table({"symbol": ["AAA"], **columns})
+        metadata = {b"dpa": json.dumps(scalars).encode()}
+        with pytest.raises(RequestError) as caught:
+            parse_arrow(to_stream(table.replace_schema_metadata(metadata)), MOST)
+        return str(caught.value)
+
+    assert "symbols[].bid: is string, not numbers; convert" in refusal(bid=["20"])
+    assert "symbols[].member: is double, not true or false" in refusal(member=[1.0])
+    assert "symbols[0].member: null is not true" in refusal(member=pa.array([None], pa.bool_()))
+    assert "symbols[0].shares: null is not a number" in refusal(shares=pa.array([None], "double"))
+    assert "symbols[].symbol: is int64, not text" in refusal(symbol=[3])
+    bare = to_stream(pa.table({"symbol": ["AAA"]}))
+    with pytest.raises(RequestError, match=r"metadata.dpa: is missing; put time, nav_usd"):
+        parse_arrow(bare, MOST)
+
+
+def test_arrow_takes_other_widths_dictionaries_and_several_batches() -> None:
+    scalars = {name: value for name, value in BODY.items() if name != "symbols"}
+    table = pa.table(
+        {
+            "symbol": pa.array(["AAA", "BBB"]).dictionary_encode(),
+            "close": pa.array([10, None], pa.int32()),
+            "bid": pa.array([9.5, 20.0], pa.float32()),
+        }
+    ).replace_schema_metadata({b"dpa": json.dumps(scalars).encode()})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table, max_chunksize=1)
+    request = parse_arrow(sink.getvalue().to_pybytes(), MOST)
+    assert request.names == ("AAA", "BBB")
+    np.testing.assert_array_equal(request.bars["close"], [10.0, np.nan])
+    np.testing.assert_array_equal(request.bid, [9.5, 20.0])
+
+
+def test_who_and_why() -> None:
+    parsed = parse_risk(b'{"by": "ana", "why": "odd fills"}')
+    assert (parsed.by, parsed.why) == ("ana", "odd fills")
+    with pytest.raises(RequestError, match="why: is missing; add it"):
+        parse_risk(b'{"by": "ana"}')
+
+
+# --- history ---------------------------------------------------------------------------------
+
+CLOSES = pd.DatetimeIndex(["2024-07-01 13:35", "2024-07-01 13:40", "2024-07-02 20:00"], tz="UTC")
+
+
+def panel() -> Panel:
+    prices = np.array([[10.0, 20.0], [np.nan, 21.0], [11.0, 22.0]])
+    volume = np.array([[5.0, np.nan], [np.nan, 0.0], [7.0, 8.0]])
+    return Panel(CLOSES, ("AAA", "BBB"), prices, np.isfinite(prices), "5m", volume=volume)
+
+
+def history(**columns: Any) -> bytes:
+    table = {"time": CLOSES[:2], "symbol": ["AAA", "AAA"], "close": [10.0, 11.0], **columns}
+    return to_stream(
+        pa.table({name: values for name, values in table.items() if values is not None})
+    )
+
+
+def test_a_history_is_the_panel_it_was_made_from() -> None:
+    for content in (history_arrow(panel()), shuffled(history_arrow(panel()))):
+        read = parse_history(content, MOST, "5m", "XNYS")
+        assert read.times.equals(CLOSES)
+        assert read.names == ("AAA", "BBB")
+        np.testing.assert_array_equal(read.prices, panel().prices)
+        np.testing.assert_array_equal(read.mask, panel().mask)
+        assert list(read.extras()) == ["volume"]
+        np.testing.assert_array_equal(read.volume, panel().volume)
+
+
+def shuffled(content: bytes) -> bytes:
+    with pa.ipc.open_stream(content) as stream:
+        table = stream.read_all()
+    return to_stream(table.take(np.random.default_rng(0).permutation(table.num_rows)))
+
+
+@pytest.mark.parametrize(
+    ("columns", "field", "words"),
+    [
+        ({"close": None}, "rows[].close", "is missing; add the column"),
+        ({"close": [10.0, -1.0]}, "rows[1].close", "-1 is not above 0"),
+        ({"close": [10.0, np.nan]}, "rows[1].close", "nan is not a finite number"),
+        ({"volume": [-1.0, 3.0]}, "rows[0].volume", "-1 is not at least 0"),
+        ({"high": [3.0, 3.0], "low": [2.0, 4.0]}, "rows[1].high", "3 is below low, 4"),
+        ({"price": [1.0, 1.0]}, "rows[].price", "is not known; the fields are time, symbol"),
+        ({"symbol": ["AAA", None]}, "rows[1].symbol", "is missing"),
+        ({"time": CLOSES[[0, 0]]}, "rows[1].symbol", "a second row for 'AAA' at this time"),
+        ({"time": CLOSES[:2].tz_localize(None)}, "rows[].time", "has no time zone"),
+        ({"time": ["a", "b"]}, "rows[].time", "is string, not a timestamp"),
+        (
+            {"time": CLOSES[:2] + pd.Timedelta(1, "min")},
+            "rows[0].time",
+            "2024-07-01T13:36:00+00:00 is not the close of a 5m bar of XNYS; stamp bars with",
+        ),
+    ],
+)
+def test_a_history_that_cannot_be_is_refused(
+    columns: dict[str, Any], field: str, words: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse_history(history(**columns), MOST, "5m", "XNYS")
+    assert (caught.value.status, caught.value.field) == (422, field)
+    assert str(caught.value).startswith(f"{field}: {words}")
+    assert caught.value.cure
+
+
+# --- answers ---------------------------------------------------------------------------------
+
+
+def prediction() -> Prediction:
+    said: Forecasts = make_forecasts(0, 3, missing=0.3)
+    stacked = np.array([[0.1, np.nan, 0.3]] * 3)
+    return Prediction(TIME, ("A", "B", "C"), said, stacked, np.abs(stacked))
+
+
+def test_unknown_numbers_are_null_in_json() -> None:
+    answer = orjson.loads(prediction_json(prediction()))
+    assert answer["horizons"] == ["5m", "30m", "1d"]
+    assert [row["symbol"] for row in answer["symbols"]] == ["A", "B", "C"]
+    assert answer["symbols"][1]["stacked"] == [None, None, None]
+    forecasts = np.array([row["forecasts"] for row in answer["symbols"]], dtype=float)
+    np.testing.assert_array_equal(forecasts.transpose(1, 2, 0), prediction().forecasts.returns)
+    assert to_json({"a": np.array([1.0, np.nan]), "b": TIME, 3: np.int8(4)}) == (
+        b'{"a":[1.0,null],"b":"2024-07-01T14:35:00+00:00","3":4}'
+    )
+
+
+def test_a_prediction_in_arrow_says_the_same() -> None:
+    with pa.ipc.open_stream(prediction_arrow(prediction())) as stream:
+        table = stream.read_all()
+    said = prediction().forecasts
+    assert table["symbol"].to_pylist() == ["A", "B", "C"]
+    np.testing.assert_array_equal(
+        table["forecast_30m_ridge"].to_numpy(), said.returns[1, said.families.index("ridge")]
+    )
+    np.testing.assert_array_equal(table["peak"].to_numpy(), said.barriers[0])
+    facts = orjson.loads(table.schema.metadata[b"dpa"])
+    assert facts["families"] == list(said.families)
