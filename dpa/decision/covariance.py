@@ -73,25 +73,25 @@ class ScoreMoments:
     def covariance(self) -> Doubles:
         """Ledoit-Wolf shrunk second moments, shape (n_horizons, n_families, n_families).
 
-        A family without rows has variance 1 and covariance 0. Where pairs of families rest on
+        A family without rows has variance 1 and covariance 0, and does not shrink the others. Where pairs of families rest on
         different rows the matrix is made positive semi-definite by cutting eigenvalues at 0.
         """
-        n_families = self.second.shape[1]
-        unit = np.eye(n_families)
         known = self.count > 0
         rows = np.where(known, self.count, 1.0)
-        raw = np.where(known, self.second / rows, unit)
-        mixed = np.where(known, self.fourth / rows, unit)
-        smallest = np.where(known, self.count, np.inf).min(axis=(1, 2), initial=np.inf)
-        samples = np.where(np.isfinite(smallest), smallest, 1.0)
-        trace = np.trace(raw, axis1=1, axis2=2)
-        level = trace / n_families
+        raw = np.where(known, self.second / rows, 0.0)
+        mixed = np.where(known, self.fourth / rows, 0.0)
+        alive = np.diagonal(known, axis1=1, axis2=2)
+        families = np.maximum(alive.sum(axis=1), 1)
+        samples = np.where(known, self.count, np.inf).min(axis=(1, 2), initial=np.inf)
+        level = np.trace(raw, axis1=1, axis2=2) / families
         size = (raw**2).sum(axis=(1, 2))
-        noise = (mixed.sum(axis=(1, 2)) - size) / (n_families * samples)
-        distance = (size - n_families * level**2) / n_families
+        noise = (mixed.sum(axis=(1, 2)) - size) / (families * samples)
+        distance = size / families - level**2
         noise = np.minimum(np.maximum(noise, 0.0), distance)
         share = np.divide(noise, distance, out=np.zeros_like(noise), where=noise > 0)[:, None, None]
-        shrunk: Doubles = (1.0 - share) * raw + share * level[:, None, None] * unit
+        unit = np.eye(raw.shape[1])
+        aim = np.where(alive, level[:, None], 0.0)[:, :, None] * unit
+        shrunk: Doubles = (1.0 - share) * raw + share * aim + ~alive[:, :, None] * unit
         for place in np.flatnonzero((self.count != self.count[:, :1, :1]).any(axis=(1, 2))):
             shrunk[place] = _semidefinite(shrunk[place])
         return shrunk
