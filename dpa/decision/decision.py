@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from dpa.config import Settings
 from dpa.decision.learning import LearningState
 from dpa.decision.risk import RiskState
 from dpa.decision.types import Arbitration, Beliefs, Blend, Gates, Sizes, Snapshot
@@ -47,6 +48,8 @@ class Decision:
         After the decision; its `level` and `why` are those in force.
     state : State, optional
         What to hand to the next decision; none in a decision read back.
+    settings : Settings, optional
+        What it was decided with; without them words name no limits.
     """
 
     id: str
@@ -58,6 +61,7 @@ class Decision:
     sizes: Sizes
     risk: RiskState
     state: State | None = None
+    settings: Settings | None = None
 
     def only(self, names: Sequence[str]) -> "Decision":
         """The same decision for some of its symbols, in that order; without the state.

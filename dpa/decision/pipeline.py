@@ -70,6 +70,7 @@ def decide(snapshot: Snapshot, state: State, settings: Settings) -> Decision:
         sizes,
         risk,
         State(learning, risk),
+        settings,
     )
 
 
@@ -87,7 +88,7 @@ def decision_id(
 
 def _feed(digest: Any, value: Any) -> None:
     """Every field of nested dataclasses, in order, arrays by their bytes."""
-    if isinstance(value, type(None) | bool | int | str):
+    if isinstance(value, type(None) | bool | int | str) or _is_text(value):
         digest.update(repr(value).encode() + b";")
     elif isinstance(value, float):
         digest.update(struct.pack("<d", value))
@@ -105,3 +106,7 @@ def _feed(digest: Any, value: Any) -> None:
             _feed(digest, part)
     else:  # a mapping of families left out
         _feed(digest, tuple(sorted(value.items())))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, tuple) and all(type(part) is str for part in value)
