@@ -259,7 +259,7 @@ class Arbitration:
         Position of the horizon traded; -1: none.
     leading : int64 ndarray of shape (n_symbols,)
         Position of the horizon whose sign counts for what is held: the one chosen, else the one
-        with the largest net per ``(minutes / 5)^p``, negative or not; -1: no alpha is known.
+        with the largest net per ``(minutes / 5)^p``, one below 0 as it is; -1: no alpha is known.
     side : int8 ndarray of shape (n_symbols,)
         Sign of alpha at `chosen`; 0: none.
     reason : int8 ndarray of shape (n_symbols,)
