@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dpa.serving.http import make_app
-from dpa.serving.tokens import read_or_make_token
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
@@ -41,6 +40,7 @@ from dpa.serving.graph import (
 from dpa.serving.market_stage import MarketStage, read_active
 from dpa.serving.page import page_html
 from dpa.serving.stages import ArbiterStage, BlenderStage, FamilyStage, GateStage, SizerStage
+from dpa.serving.tokens import read_or_make_token
 from serve.meters import RayMeters
 
 DESK = "desk"
