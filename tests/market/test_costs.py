@@ -55,3 +55,31 @@ def test_torch_agrees_and_has_gradients() -> None:
         up = MODEL.spread(moved) + MODEL.impact(moved, sigma, volume) + MODEL.borrow(moved, 0.1)
         assert tensor.grad is not None
         assert float(tensor.grad[k]) == pytest.approx((up - expected).sum() / step, rel=1e-3)
+
+
+def test_round_trip_by_hand() -> None:
+    sigma, spread = np.array([10.0, 20.0]), np.array([4.0, np.nan])
+    parts = MODEL.round_trip_bps(spread, sigma, 4.0, np.array([0.01, 0.04]), timing_factor=0.2)
+    np.testing.assert_allclose(parts.spread, spread)
+    assert parts.commission == 2
+    np.testing.assert_allclose(parts.timing, [4, 8])  # 0.2 * sigma * sqrt(4)
+    # half of a day's 10 sqrt(390) = 197 bps, times the root of 1 %
+    np.testing.assert_allclose(parts.impact, [0.5 * 197.4841766 * 0.1, 0.5 * 394.9683532 * 0.2])
+    np.testing.assert_allclose(parts.total, [4 + 2 + 4 + 9.87420883, np.nan])
+
+
+def test_round_trip_is_twice_the_half_spread_of_the_backtest() -> None:
+    model = CostModel(CostConfig(half_spread_bps=3, commission_bps=1, impact_coefficient=0))
+    quoted = model.round_trip_bps(np.array([6.0]), np.array([9.0]), 1.0, np.nan, timing_factor=0)
+    assert quoted.total[0] == pytest.approx(2e4 * model.linear_rate)
+
+
+def test_participation_does_not_matter_without_impact() -> None:
+    model = CostModel(CostConfig(impact_coefficient=0))
+    parts = model.round_trip_bps(np.array([1.0]), np.array([9.0]), 1.0, np.array([np.nan]))
+    assert np.isfinite(parts.total).all()
+
+
+def test_borrow_of_a_year_is_the_yearly_fee() -> None:
+    assert MODEL.borrow_bps(390 * 252.0) == pytest.approx(200)
+    assert MODEL.borrow_bps(300.0, session_minutes=300.0, sessions_per_year=250.0) == 200 / 250
