@@ -73,8 +73,9 @@ class ScoreMoments:
     def covariance(self) -> Doubles:
         """Ledoit-Wolf shrunk second moments, shape (n_horizons, n_families, n_families).
 
-        A family without rows has variance 1 and covariance 0, and does not shrink the others. Where pairs of families rest on
-        different rows the matrix is made positive semi-definite by cutting eigenvalues at 0.
+        A family without rows has variance 1 and covariance 0, and does not shrink the others.
+        Where pairs of families rest on different rows the matrix is made positive semi-definite
+        by cutting eigenvalues at 0.
         """
         known = self.count > 0
         rows = np.where(known, self.count, 1.0)
