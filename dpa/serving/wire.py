@@ -82,35 +82,39 @@ class SymbolBody(Body):
 
 
 class PredictScalars(Body):
-    """What a request for forecasts says of the moment."""
+    """What a request for forecasts says of the moment; the account may be left out."""
 
     time: AwareDatetime = Field(description="close of the bar, with time zone, 1970 to 2199")
     moment: AwareDatetime | None = Field(
         None, description="when the answer is asked for, at least `time`; null: now"
     )
-
-
-class DecideScalars(PredictScalars):
-    """What a request for a decision says of the moment and of the account."""
-
     account: Account = Field("default", description="whose money")
-    nav_usd: Money = Field(description="net asset value, USD")
+    nav_usd: Money = Field(1.0, description="net asset value, USD")
     prior_nav_usd: Money = Field(
-        description="net asset value at the close of the session before, USD"
+        1.0, description="net asset value at the close of the session before, USD"
     )
     feed: Literal["direct", "aggregated"] = Field(
         "direct", description="aggregated: quotes are sent at most every 250 ms"
     )
 
 
+class DecideScalars(PredictScalars):
+    """What a request for a decision says of the moment and of the account."""
+
+    nav_usd: Money = Field(description="net asset value, USD")
+    prior_nav_usd: Money = Field(
+        description="net asset value at the close of the session before, USD"
+    )
+
+
 class PredictBody(PredictScalars):
-    """A bar, or the time of one on record, and the symbols asked for."""
+    """A bar, or the time of one on record, and the symbols asked for; a DecideBody will do."""
 
     symbols: Annotated[list[SymbolBody], Field(min_length=1), FailFast()]
 
 
 class DecideBody(DecideScalars):
-    """A snapshot of market and account."""
+    """A snapshot of market and account; without any close, of the newest bar on record."""
 
     symbols: Annotated[list[SymbolBody], Field(min_length=1), FailFast()]
 
@@ -141,7 +145,7 @@ def parse_json(body: bytes, max_symbols: int, *, decide: bool = True) -> Request
         As :class:`DecideBody` or, when `decide` is false, :class:`PredictBody` describe it.
     max_symbols : int
     decide : bool
-        Otherwise a forecast is asked for, which needs no account.
+        Otherwise a forecast is asked for, which needs no net asset value.
 
     Raises
     ------
@@ -232,10 +236,10 @@ def _request(
     return Request(
         time=time,
         moment=moment,
-        account=getattr(parsed, "account", "default"),
-        nav_usd=getattr(parsed, "nav_usd", 1.0),
-        prior_nav_usd=getattr(parsed, "prior_nav_usd", 1.0),
-        feed=getattr(parsed, "feed", "direct"),
+        account=parsed.account,
+        nav_usd=parsed.nav_usd,
+        prior_nav_usd=parsed.prior_nav_usd,
+        feed=parsed.feed,
         names=names,
         bars=bars,
         member=member,
