@@ -32,6 +32,7 @@ from dpa.errors import DataError
 
 SCHEMA_VERSION = 1
 WINDOW_SECONDS = 60.0
+SLACK = 1e-12  # 1 - 0.9 is less than 0.1
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ def _causes(
 ) -> list[tuple[RiskLevel, str, bool]]:
     """Levels called for, why, and whether only a person ends them."""
     found: list[tuple[RiskLevel, str, bool]] = []
-    fall = 1 - market.nav_usd / peak
+    fall = 1 - market.nav_usd / peak + SLACK
     words = f"NAV is {fall:.2%} below its peak, limit {limits.drawdown_limit:.2%}"
     if fall >= limits.drawdown_limit:
         found.append((RiskLevel.FLATTEN, words, True))
@@ -248,7 +249,7 @@ def _causes(
         found.append((RiskLevel.REDUCE_ONLY, words, False))
     prior = market.prior_nav_usd
     if math.isfinite(prior) and prior > 0:
-        loss = 1 - market.nav_usd / prior
+        loss = 1 - market.nav_usd / prior + SLACK
         words = f"NAV is {loss:.2%} below the prior close, limit {limits.daily_loss_limit:.2%}"
         if loss >= limits.daily_loss_limit:
             found.append((RiskLevel.FLATTEN, words, False))
