@@ -8,6 +8,7 @@ the probability at the time of play.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -100,6 +101,11 @@ def exp3_weights(estimates: Doubles, rate: float) -> Doubles:
     return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
 
+def loss_estimate(loss: Any, chance: Any, exploration: float) -> Any:
+    """``loss / (p + gamma)`` of the arm played: implicit exploration (Neu 2015, equation 2)."""
+    return loss / (chance + exploration)
+
+
 def drawn_arm(chances: Doubles, seed: int, bar: int, minutes: int) -> int:
     """The family played, a function of seed, bar and horizon alone."""
     chance = np.random.default_rng((seed, bar, minutes)).random()
@@ -162,8 +168,9 @@ class OnlineRecord:
             total[place] += loss
             bars[place] += 1
             if play.arm != NO_ARM:
-                chance = play.chances[play.arm] + settings.exploration
-                estimates[place, play.arm] += loss[play.arm] / chance
+                estimates[place, play.arm] += loss_estimate(
+                    loss[play.arm], play.chances[play.arm], settings.exploration
+                )
         return OnlineRecord(total, gap, estimates, bars)
 
     def weights(self, settings: OnlineConfig) -> Doubles:

@@ -9,12 +9,12 @@ from functools import lru_cache
 
 import numpy as np
 
+from dpa.decision.arbitration import session_minutes
 from dpa.decision.types import Doubles
 from dpa.errors import ConfigError
 from dpa.market.interval_specs import Horizon, IntervalSpec, parse_horizon
 from dpa.market.intervals import parse_interval
 
-USUAL_SESSION = 390  # minutes of a day where no horizon says
 KEY = "blend.temperatures"
 
 
@@ -41,7 +41,7 @@ def compress(weights: Doubles, temperature: Doubles) -> Doubles:
 
 @lru_cache(maxsize=64)
 def _temperatures(horizons: tuple[Horizon, ...], table: tuple[str, ...]) -> tuple[float, ...]:
-    spec = IntervalSpec(parse_interval("1m"), _session_minutes(horizons))
+    spec = IntervalSpec(parse_interval("1m"), int(session_minutes(horizons)))
     points = sorted(_entry(text, spec) for text in table)
     if not points:
         raise ConfigError(f"{KEY}: is empty", "give at least one, such as 5m=1")
@@ -50,13 +50,6 @@ def _temperatures(horizons: tuple[Horizon, ...], table: tuple[str, ...]) -> tupl
         raise ConfigError(f"{KEY}: {list(table)} names a horizon twice", "give each once")
     wanted = np.log2([horizon.minutes for horizon in horizons])
     return tuple(np.interp(wanted, np.log2(minutes), [point[1] for point in points]).tolist())
-
-
-def _session_minutes(horizons: tuple[Horizon, ...]) -> int:
-    for horizon in horizons:
-        if horizon.label.endswith("d"):
-            return horizon.minutes // int(horizon.label[:-1])
-    return USUAL_SESSION
 
 
 def _entry(text: str, spec: IntervalSpec) -> tuple[int, float]:
