@@ -56,6 +56,7 @@ def page_policy(page: str) -> str:
             for found, text in _INLINE.findall(page)
             if found == kind
         )
+        or "'none'"
         for kind in ("script", "style")
     }
     return (
