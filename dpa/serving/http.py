@@ -719,7 +719,9 @@ def _quality(parameter: str) -> float:
 
 def _handle_errors(app: FastAPI) -> None:
     async def typed(request: HttpRequest, error: Exception) -> Response:
-        return _error_response(_as_request_error(request.scope, error))
+        response = _error_response(_as_request_error(request.scope, error))
+        response.headers.update(getattr(error, "headers", None) or {})  # Allow, with 405
+        return response
 
     for kind in (DpaError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, typed)

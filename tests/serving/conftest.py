@@ -6,8 +6,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dpa.serving.types import Request
+from dpa.config import Settings
+from dpa.decision.decision import Decision
+from dpa.decision.pipeline import decide, start_state
+from dpa.decision.types import Market, Snapshot
+from dpa.market.panel import Panel
+from dpa.serving.types import Prediction, Request
+from tests.decision.conftest import make_forecasts
 
+SAME = ("bid", "ask", "quote_age_ms", "adv_usd", "shares", "lot", "nav_usd", "prior_nav_usd",
+        "account", "feed")  # fmt: skip
 TIME = pd.Timestamp("2024-07-01 14:35", tz="UTC")
 
 
@@ -55,3 +63,73 @@ def same_request(one: Request, other: Request) -> None:
             np.testing.assert_array_equal(left, right)
         else:
             assert left == right, field.name
+
+
+class ComputingDesk:
+    """A desk that decides with the pure function on forecasts drawn at random.
+
+    Parameters
+    ----------
+    settings : Settings
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.newest: dict[str, Decision] = {}
+        self.panel: Panel | None = None
+        self.requests: list[Request] = []
+
+    async def decide(self, request: Request) -> Decision:
+        self.requests.append(request)
+        n = len(request.names)
+        unknown = np.full(n, np.nan)
+        market = Market(
+            time=request.time,
+            moment=request.moment or request.time,
+            bar=0,
+            session=0,
+            names=request.names,
+            member=request.member,
+            price=request.bars.get("close", unknown),
+            **{f: getattr(request, f) for f in SAME},
+        )
+        snapshot = Snapshot(market, make_forecasts(0, n, missing=0.2))
+        decision = decide(snapshot, start_state(snapshot), self.settings)
+        self.newest[request.account] = decision
+        return decision
+
+    async def predict(self, request: Request) -> Prediction:
+        said = make_forecasts(0, len(request.names), missing=0.2)
+        stacked = said.returns.mean(axis=1)
+        return Prediction(request.time, request.names, said, stacked, np.abs(stacked))
+
+    async def latest(self, account: str | None) -> dict[str, Any] | None:
+        found = list(self.newest.values()) if account is None else [self.newest.get(account)]
+        return found[-1].to_dict() if found and found[-1] is not None else None
+
+    async def bundle(self) -> dict[str, Any]:
+        return {
+            "version": "0123456789ab",
+            "fingerprint": "0123456789ab" * 4,
+            "horizons": ["5m", "30m", "1d"],
+            "families": ["cluster", "ridge"],
+            "interval": "5m",
+            "calendar": "XNYS",
+            "names": ["AAA", "BBB"],
+            "needs": [],
+            "trained_until": "2024-06-28T20:00:00+00:00",
+            "serving_since": None,
+            "newest_bar": None,
+            "refused": None,
+        }
+
+    async def ready(self) -> dict[str, Any]:
+        return {"ready": True, "stages": {"market": "ok"}}
+
+    async def history(self, panel: Panel) -> dict[str, Any]:
+        self.panel = panel
+        return {"bars": panel.n_bars}
+
+    async def risk(self, account: str, action: str, by: str, why: str) -> dict[str, Any]:
+        level = "HALTED" if action == "halt" else "NORMAL"
+        return {"account": account, "level": level, "why": f"{by}: {why}"}
