@@ -171,19 +171,19 @@ class Graph:
                 folder = await asyncio.to_thread(find_bundle, self.reference, self._storage)
                 wanted = read_bundle_manifest(folder).fingerprint
             except DpaError as e:
-                self._refuse(self.reference, "", str(e))
+                self._refuse("", str(e))
                 return False
             if wanted == await self._call(MARKET, "version"):
                 self._refused = None
                 return False
-            if self._refused is not None and self._refused["fingerprint"] == wanted:
+            if self._refused is not None and self._refused["bundle"] == str(folder):
                 return False
             try:
                 candidate: Candidate = await self._call(MARKET, "load", str(folder))
                 check_family_names(candidate.families, self._links.families)
                 await self._prepare(candidate)
             except DpaError as e:
-                self._refuse(self.reference, wanted, str(e))
+                self._refuse(str(folder), str(e))
                 return False
             await self._call(MARKET, "activate", candidate.model.fingerprint)
             self._refused = None
@@ -196,11 +196,11 @@ class Graph:
             await self._call(FAMILY + name, "prepare", model.fingerprint, model.folder)
         await self._call(BLENDER, "prepare", model.fingerprint, candidate.past)
 
-    def _refuse(self, reference: str, fingerprint: str, why: str) -> None:
+    def _refuse(self, folder: str, why: str) -> None:
         known = self._refused
         if known is None or known["reason"] != why:
-            log.error("bundle %s refused: %s", reference, why)
-        self._refused = {"reference": reference, "fingerprint": fingerprint, "reason": why}
+            log.error("bundle %s refused: %s", folder or self.reference, why)
+        self._refused = {"reference": self.reference, "bundle": folder, "reason": why}
 
     def save(self) -> None:
         """Put the newest decision of every account on disk."""
@@ -333,6 +333,7 @@ class Graph:
         async with self._swapping:
             answer: dict[str, Any] = await self._call(MARKET, "replace_history", panel)
             await self._call(BLENDER, "reset")
+            await self._call(SIZER, "forget_bars")
             self._begun = False
         await self.begin()
         return answer

@@ -44,7 +44,7 @@ from dpa.serving.market_stage import read_active
 from dpa.serving.store import RowStore, pack, unpack
 from dpa.serving.types import RequestError
 
-CHECKPOINT, KEPT_BUNDLES = "checkpoint", 2
+CHECKPOINT, ACCOUNT, KEPT_BUNDLES = "checkpoint", "account:", 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -386,7 +386,7 @@ class SizerStage:
 
     def _account(self, name: str) -> tuple[int, RiskState, RiskState]:
         if name not in self._accounts:
-            stored = self._store.get(f"account:{name}")
+            stored = self._store.get(ACCOUNT + name)
             if stored is None:
                 begun = RiskState.start(name)
                 self._accounts[name] = -1, begun, begun
@@ -396,7 +396,7 @@ class SizerStage:
 
     def _keep(self, name: str, bar: int, before: RiskState, after: RiskState) -> None:
         content = {"bar": bar, "before": before.to_dict(), "after": after.to_dict()}
-        self._store.put(f"account:{name}", json.dumps(content).encode())
+        self._store.put(ACCOUNT + name, json.dumps(content).encode())
         self._accounts[name] = bar, before, after
 
     def set_level(self, name: str, action: str, by: str, why: str) -> dict[str, Any]:
@@ -411,6 +411,17 @@ class SizerStage:
                 raise RequestError(404, "not_found", f"action {action!r}", "halt or resume")
             self._keep(name, bar, before, after)
             return after.to_dict()
+
+    def forget_bars(self) -> None:
+        """Take bars of any number again, after the bars on record were replaced.
+
+        Limits and levels stay as they are.
+        """
+        with self._lock:
+            stored = {name.removeprefix(ACCOUNT) for name in self._store.names(ACCOUNT)}
+            for name in stored | set(self._accounts):
+                _, _, after = self._account(name)
+                self._keep(name, -1, after, after)
 
     def accounts(self) -> Mapping[str, dict[str, Any]]:
         """State of every account seen since the start."""

@@ -199,6 +199,11 @@ class RowStore:
             self._database.execute("DELETE FROM rows")
             self._database.execute("DELETE FROM named")
 
+    def names(self, prefix: str = "") -> tuple[str, ...]:
+        """Names of the named payloads that begin with `prefix`, sorted."""
+        found = (name for (name,) in self._rows("SELECT name FROM named ORDER BY name"))
+        return tuple(name for name in found if name.startswith(prefix))
+
     def put(self, name: str, payload: bytes) -> None:
         """Keep `payload` under `name`, in place of what was there."""
         with self.transaction():
