@@ -60,15 +60,20 @@ def positions(new: Sequence[Hashable], old: Sequence[Hashable]) -> Integers:
 
 
 @lru_cache(maxsize=16)
-def alphabetical(names: tuple[str, ...]) -> tuple[tuple[str, ...], Integers, Integers]:
-    """Names sorted, the positions that sort them, and those that undo it.
+def alphabetical(
+    names: tuple[str, ...],
+) -> tuple[tuple[str, ...], Integers | slice, Integers | slice]:
+    """Names sorted, what indexes columns to sort them, and what undoes it.
 
     Sums over symbols are made in alphabetical order, so that they have the same bits however a
-    snapshot orders its symbols.
+    snapshot orders its symbols. Names that are sorted already need no copy: both are slices.
     """
-    order = np.array(sorted(range(len(names)), key=names.__getitem__), dtype=np.int64)
+    places = sorted(range(len(names)), key=names.__getitem__)
+    if places == list(range(len(names))):
+        return names, slice(None), slice(None)
+    order = np.array(places, dtype=np.int64)
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
     for array in (order, back):
         array.flags.writeable = False
-    return tuple(names[place] for place in order), order, back
+    return tuple(names[place] for place in places), order, back

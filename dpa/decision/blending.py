@@ -67,9 +67,13 @@ def cost_share(cost: Doubles, volatility: Doubles, quoted: Bools) -> Doubles:
     -------
     float64 ndarray of shape (n_horizons,)
     """
-    share = cost[:, quoted] / volatility[:, quoted]
-    medians = [np.median(row[np.isfinite(row)]) if np.isfinite(row).any() else 0.0 for row in share]
-    return np.array(medians, dtype=np.float64)
+    known = np.isfinite(cost) & (volatility > 0) & quoted
+    share = np.full(cost.shape, np.nan)
+    np.divide(cost, volatility, out=share, where=known)
+    share.sort(axis=1)  # NaN last
+    count, rows = np.count_nonzero(known, axis=1), np.arange(len(cost))
+    low, high = share[rows, np.maximum(count - 1, 0) // 2], share[rows, count // 2 - (count == 0)]
+    return np.where(count > 0, 0.5 * (low + high), 0.0)
 
 
 def risk_parity(
@@ -101,7 +105,9 @@ def risk_parity(
             continue
         part = covariance[place][np.ix_(where, where)]
         penalty = np.full(len(where), settings.blend_ridge)
-        solved = nonnegative_ridge(part, mu[where] / best, penalty)
+        solved = np.linalg.solve(part + np.diag(penalty), mu[where] / best)
+        if (solved < 0).any():
+            solved = nonnegative_ridge(part, mu[where] / best, penalty)
         weights[place, where] = solved / solved.sum()
     return weights
 

@@ -62,7 +62,7 @@ class TrackRecord:
         both = np.isfinite(forecasts) & np.isfinite(labels)
         ic = _rank_correlation(forecasts, labels, both)
         known = np.isfinite(ic)
-        names = np.where(known, both.sum(axis=2), 0).astype(np.float64)
+        names = np.where(known, np.count_nonzero(both, axis=2), 0).astype(np.float64)
         bars = np.array([one.bars for one in matured], dtype=np.float64)[:, None]
         error = np.where(both, forecasts - labels, 0.0)
         square = np.where(both, labels, 0.0)
@@ -71,8 +71,8 @@ class TrackRecord:
             names,
             names * np.where(known, ic, 0.0),
             np.where(known, names - 1.0, 0.0) / bars,
-            (error * error).sum(axis=2),
-            (square * square).sum(axis=2),
+            np.einsum("hfn,hfn->hf", error, error),
+            np.einsum("hfn,hfn->hf", square, square),
         )
         parts = []
         for part, more in zip(fields(self), added, strict=True):
@@ -111,9 +111,9 @@ def _rank_correlation(first: Doubles, second: Doubles, both: Bools) -> Doubles:
     x = _centred_ranks(first, both)
     same = bool((both == both[:, :1]).all())
     y = _centred_ranks(second, both[:, :1] if same else both)
-    covariance = (x * y).sum(axis=2)
-    spread = np.sqrt((x * x).sum(axis=2) * (y * y).sum(axis=2))
-    good = (both.sum(axis=2) >= LEAST_NAMES) & (spread > 0)
+    covariance = np.einsum("hfn,hfn->hf", x, np.broadcast_to(y, x.shape))
+    spread = np.sqrt(np.einsum("hfn,hfn->hf", x, x) * np.einsum("hfn,hfn->hf", y, y))
+    good = (np.count_nonzero(both, axis=2) >= LEAST_NAMES) & (spread > 0)
     return np.where(good, covariance / np.where(good, spread, 1.0), np.nan)
 
 
@@ -135,7 +135,9 @@ def _centred_ranks(values: Doubles, there: Bools) -> Doubles:
         ranked = np.broadcast_to(place, kept.shape)
     ranks = np.empty(kept.shape)
     np.put_along_axis(ranks, order, ranked, axis=-1)
-    return np.where(there, ranks - 0.5 * (there.sum(axis=-1, keepdims=True) - 1.0), 0.0)
+    return np.where(
+        there, ranks - 0.5 * (np.count_nonzero(there, axis=-1, keepdims=True) - 1.0), 0.0
+    )
 
 
 def freshness(age_seconds: float, minutes: Doubles, settings: ConfidenceConfig) -> Doubles:

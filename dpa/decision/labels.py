@@ -6,6 +6,7 @@ label of b bars ends at bar ``t + L - 1 + b``, bars of the session grid across n
 never came there is no label.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -126,18 +127,25 @@ class LabelQueue:
             Labels are cut to +- this.
         """
         by_bar = {seen.bar: seen for seen in self.seen}
-        matured = []
-        for place, (horizon, plays) in enumerate(zip(horizons, self.plays, strict=True)):
-            entry = by_bar.get(bar - horizon.bars)
-            if entry is None:
-                continue
-            for play in plays:
-                if play.end == bar:
-                    labels = scaled_label(
-                        entry.price, price, horizon.minutes, by_bar[play.bar], clip
-                    )
-                    matured.append(Matured(place, horizon.bars, play, labels))
-        return tuple(matured)
+        found = [
+            (place, horizon, play)
+            for place, (horizon, plays) in enumerate(zip(horizons, self.plays, strict=True))
+            for play in plays
+            if play.end == bar and bar - horizon.bars in by_bar
+        ]
+        if not found:
+            return ()
+        labels = scaled_labels(
+            np.stack([by_bar[bar - horizon.bars].price for _, horizon, _ in found]),
+            price,
+            np.array([horizon.minutes for _, horizon, _ in found], dtype=np.float64),
+            [by_bar[play.bar] for _, _, play in found],
+            clip,
+        )
+        return tuple(
+            Matured(place, horizon.bars, play, row)
+            for (place, horizon, play), row in zip(found, labels, strict=True)
+        )
 
     def remember(self, seen: Seen, plays: tuple[Play, ...]) -> "LabelQueue":
         """With one more bar; what ended at it or before is dropped."""
@@ -177,34 +185,42 @@ class LabelQueue:
         return LabelQueue(tuple(of_bar(seen) for seen in self.seen), plays)
 
 
-def scaled_label(entry: Doubles, end: Doubles, minutes: int, decided: Seen, clip: float) -> Doubles:
+def scaled_labels(
+    entry: Doubles, end: Doubles, minutes: Doubles, decided: Sequence[Seen], clip: float
+) -> Doubles:
     """Returns in units of what each name usually moves, as the families learned them.
 
     Parameters
     ----------
-    entry, end : float64 ndarrays of shape (n_symbols,)
+    entry : float64 ndarray of shape (n_labels, n_symbols)
         Prices, USD; one that is not above 0 counts as missing.
-    minutes : int
-        Session minutes of the horizon.
-    decided : Seen
-        The bar of the forecast: its sigma, members and target count.
+    end : float64 ndarray of shape (n_symbols,)
+        Prices at the end, of all labels the same bar.
+    minutes : float64 ndarray of shape (n_labels,)
+        Session minutes of the horizons.
+    decided : sequence of Seen, length n_labels
+        The bars of the forecasts: their sigma, members and targets count.
     clip : float
         Labels are cut to +- this.
 
     Returns
     -------
-    float64 ndarray of shape (n_symbols,)
+    float64 ndarray of shape (n_labels, n_symbols)
         NaN where a price or sigma is missing, and for all names where a mean over members is to
         be taken away and fewer than three are known.
     """
     known = (entry > 0) & (end > 0) & np.isfinite(entry) & np.isfinite(end)
-    returns = np.full(len(entry), np.nan)
+    returns = np.ones(entry.shape)
     np.divide(end, entry, out=returns, where=known)
     returns = BPS * (returns - 1.0)
-    if decided.target == "excess":
-        counted = known & decided.member
-        count = int(counted.sum())
-        mean = returns[counted].sum() / count if count >= LEAST_NAMES else np.nan
-        returns = returns - mean
-    volatility = np.where(decided.sigma > 0, decided.sigma, np.nan) * np.sqrt(minutes)
-    return np.asarray(np.clip(returns / volatility, -clip, clip))
+    members = known & np.stack([seen.member for seen in decided])
+    count = np.count_nonzero(members, axis=1)
+    mean = np.where(members, returns, 0.0).sum(axis=1) / np.maximum(count, 1)
+    mean[count < LEAST_NAMES] = np.nan
+    excess = np.array([seen.target == "excess" for seen in decided])
+    returns -= np.where(excess, mean, 0.0)[:, None]
+    sigma = np.stack([seen.sigma for seen in decided])
+    good = known & (sigma > 0)
+    labels = np.full(entry.shape, np.nan)
+    np.divide(returns, sigma * np.sqrt(minutes)[:, None], out=labels, where=good)
+    return np.asarray(np.clip(labels, -clip, clip))

@@ -22,7 +22,7 @@ from dpa.decision.covariance import ScoreMoments
 from dpa.decision.labels import NO_ARM, LabelQueue, Play, Seen
 from dpa.decision.online import OnlineRecord, drawn_arm
 from dpa.decision.standardise import PastForecasts, Summary, standardise
-from dpa.decision.types import Beliefs, Doubles, Snapshot
+from dpa.decision.types import Beliefs, Doubles, Integers, Snapshot
 from dpa.errors import DataError, RunError
 from dpa.market.interval_specs import Horizon
 
@@ -176,8 +176,8 @@ def learn(
     state = state.aligned(market.names, said.horizons, said.families, said.models)
     _, order, back = alphabetical(market.names)
     state = _moved_to(state, market.session, settings)
-    price = market.price[order]
-    forecasts = _finite(said.returns[:, :, order])
+    price = _columns(market.price, order)
+    forecasts = _finite(_columns(said.returns, order))
 
     matured = state.queue.mature(market.bar, price, said.horizons, settings.horizons.target_clip)
     record = state.record.with_matured(matured)
@@ -187,8 +187,8 @@ def learn(
     moments = state.scores.with_scores(scores)
     weights = online.weights(settings.online)
     beliefs = Beliefs(
-        scores=scores[:, :, back],
-        n_samples=n_samples[:, :, back],
+        scores=_columns(scores, back),
+        n_samples=_columns(n_samples, back),
         ic=record.ic(settings.confidence.ic_prior_samples),
         ic_samples=record.independent,
         stability=record.stability,
@@ -198,10 +198,17 @@ def learn(
         barrier_prior=_pooled_mean(state.barriers.whole),
     )
 
-    seen = Seen(market.bar, said.lag, said.target, price, said.sigma[order], market.member[order])
+    seen = Seen(
+        market.bar,
+        said.lag,
+        said.target,
+        price,
+        _columns(said.sigma, order),
+        _columns(market.member, order),
+    )
     barriers = state.barriers
     if said.barriers is not None:
-        barriers = barriers.with_forecasts(_finite(said.barriers[:, order]))
+        barriers = barriers.with_forecasts(_finite(_columns(said.barriers, order)))
     learned = replace(
         state,
         bar=market.bar,
@@ -230,6 +237,11 @@ def _check_later(state: LearningState, bar: int, session: int) -> None:
             f"session {session} of bar {bar} is before session {state.session}, the newest learned",
             "number sessions in order of time",
         )
+
+
+def _columns(array: NDArray[Any], order: Integers | slice) -> NDArray[Any]:
+    """Columns in another order, in row-major memory: sums depend on it in their last bits."""
+    return np.ascontiguousarray(array[..., order])
 
 
 def _finite(values: Doubles) -> Doubles:
@@ -286,8 +298,13 @@ def _pooled_mean(past: Summary) -> Doubles:
 
 
 @lru_cache(maxsize=8)
-def _learns_from(settings: Settings) -> str:
+def _settings_text(settings: Settings) -> str:
     return settings.model_dump_json(include=LEARNS_FROM)  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=8)
+def _names_text(names: tuple[str, ...]) -> str:
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
 def _digest(before: str, snapshot: Snapshot, settings: Settings) -> str:
@@ -296,12 +313,12 @@ def _digest(before: str, snapshot: Snapshot, settings: Settings) -> str:
     names, order, _ = alphabetical(market.names)
     facts = (
         before,
-        _learns_from(settings),
+        _settings_text(settings),
+        _names_text(names),
         market.bar,
         market.session,
         said.lag,
         said.target,
-        names,
         [(h.minutes, h.bars, h.label) for h in said.horizons],
         said.families,
         said.models,
@@ -309,8 +326,8 @@ def _digest(before: str, snapshot: Snapshot, settings: Settings) -> str:
     )
     digest = hashlib.sha256(json.dumps(facts).encode())
     arrays: list[NDArray[Any]] = [market.price, said.sigma, market.member, said.returns]
-    for array in [*arrays, said.barriers] if said.barriers is not None else arrays:
-        digest.update(np.ascontiguousarray(array[..., order]).tobytes())
+    for array in arrays if said.barriers is None else [*arrays, said.barriers]:
+        digest.update(_columns(array, order).data)
     return digest.hexdigest()
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from dpa.config import OnlineConfig
 from dpa.decision.alignment import Alignment
 from dpa.decision.labels import NO_ARM, Matured
-from dpa.decision.types import Doubles, Integers
+from dpa.decision.types import Bools, Doubles, Integers
 
 
 def losses(scores: Doubles, labels: Doubles, scale: float) -> Doubles:
@@ -40,59 +40,75 @@ def losses(scores: Doubles, labels: Doubles, scale: float) -> Doubles:
     both = np.isfinite(scores) & np.isfinite(labels)
     held = np.where(both, scores, 0.0)
     gross = np.abs(held).sum(axis=-1)
-    earned = (held * np.where(both, labels, 0.0)).sum(axis=-1)
+    earned = np.einsum("...n,...n->...", held, np.where(both, labels, 0.0))
     profit = np.full(gross.shape, np.nan)
     np.divide(earned, gross, out=profit, where=gross > 0)
     return np.asarray(0.5 - 0.5 * np.clip(profit / scale, -1.0, 1.0))
 
 
 def filled(loss: Doubles) -> Doubles:
-    """Losses with the mean of the known ones where a family has none; shape (n_families,)."""
+    """Losses with the mean of the known ones of a row where a family has none.
+
+    Shape (..., n_families); a row without any stays NaN.
+    """
     known = np.isfinite(loss)
-    return np.where(known, loss, loss[known].mean()) if known.any() else loss
+    count = known.sum(axis=-1, keepdims=True)
+    mean = np.where(known, loss, 0.0).sum(axis=-1, keepdims=True) / np.where(count, count, np.nan)
+    return np.where(known, loss, mean)
 
 
-def _rate(gap: float, n_families: int) -> float:
-    """eta of AdaHedge, infinite while the gap is 0."""
-    return float(np.log(n_families)) / gap if gap > 0 and n_families > 1 else np.inf
+def _rate(gap: Doubles, n_families: int) -> Doubles:
+    """eta of AdaHedge, infinite while the gap is 0; shape (..., 1)."""
+    rate = np.full(np.shape(gap), np.inf)
+    if n_families > 1:
+        np.divide(np.log(n_families), gap, out=rate, where=np.asarray(gap) > 0)
+    return rate[..., None]
 
 
-def adahedge_weights(cumulative: Doubles, gap: float) -> Doubles:
+def _powers(above: Doubles, rate: Doubles) -> Doubles:
+    """``exp(-rate * above)``, also for an infinite rate; `above` is at least 0."""
+    product = np.full(above.shape, np.inf)
+    np.multiply(above, rate, out=product, where=above > 0)
+    return np.where(above > 0, np.exp(-product), 1.0)
+
+
+def adahedge_weights(cumulative: Doubles, gap: Doubles) -> Doubles:
     """``w proportional to exp(-eta L)``, ``eta = ln K / gap``; the leaders alone while gap is 0.
 
     Parameters
     ----------
-    cumulative : float64 ndarray of shape (n_families,)
+    cumulative : float64 ndarray of shape (..., n_families)
         L, cumulative losses.
-    gap : float
+    gap : float64 ndarray of shape (...)
         Delta, cumulative mixability gap.
 
     Returns
     -------
-    float64 ndarray of shape (n_families,)
+    float64 ndarray of shape (..., n_families)
         Sums to 1.
     """
-    above, rate = cumulative - cumulative.min(), _rate(gap, len(cumulative))
-    weights = np.exp(-rate * above) if np.isfinite(rate) else (above == 0).astype(np.float64)
-    return np.asarray(weights / weights.sum())
+    above = cumulative - cumulative.min(axis=-1, keepdims=True)
+    weights = _powers(above, _rate(gap, above.shape[-1]))
+    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
 
-def _potential(cumulative: Doubles, rate: float) -> float:
+def _potential(cumulative: Doubles, rate: Doubles) -> Doubles:
     """``-ln(sum exp(-rate L)) / rate``; the least L at an infinite rate."""
-    least = cumulative.min()
-    if not np.isfinite(rate):
-        return float(least)
-    return float(least - np.log(np.exp(-rate * (cumulative - least)).sum()) / rate)
+    least = cumulative.min(axis=-1, keepdims=True)
+    total = _powers(cumulative - least, rate).sum(axis=-1)
+    return np.asarray(least[..., 0] - np.log(total) / rate[..., 0])
 
 
-def mixability_gap(cumulative: Doubles, gap: float, loss: Doubles) -> float:
-    """What AdaHedge loses on `loss` beyond the mix loss, at least 0.
+def mixability_gap(cumulative: Doubles, gap: Doubles, loss: Doubles) -> Doubles:
+    """What AdaHedge loses on `loss` beyond the mix loss, at least 0; shapes as its weights.
 
     ``w'l - (M(L + l) - M(L))`` with ``M(L) = -ln(sum exp(-eta L)) / eta``.
     """
-    rate, above = _rate(gap, len(loss)), cumulative - cumulative.min()
-    hedge = float(adahedge_weights(cumulative, gap) @ loss)
-    return max(0.0, hedge - (_potential(above + loss, rate) - _potential(above, rate)))
+    rate = _rate(gap, loss.shape[-1])
+    above = cumulative - cumulative.min(axis=-1, keepdims=True)
+    hedge = (adahedge_weights(cumulative, gap) * loss).sum(axis=-1)
+    mix = _potential(above + loss, rate) - _potential(above, rate)
+    return np.asarray(np.maximum(hedge - mix, 0.0))
 
 
 def exp3_weights(estimates: Doubles, rate: float) -> Doubles:
@@ -156,20 +172,20 @@ class OnlineRecord:
             return self
         scores = np.stack([one.play.scores for one in matured])
         labels = np.stack([one.labels for one in matured])[:, None, :]
-        found = losses(scores, labels, settings.online_scale)
+        found = filled(losses(scores, labels, settings.online_scale))
         total, gap = self.losses.copy(), self.gap.copy()
         estimates, bars = self.estimates.copy(), self.bars.copy()
-        for one, known in zip(matured, found, strict=True):
-            place, play = one.horizon, one.play
-            loss = filled(known)
-            if not np.isfinite(loss).all():
-                continue
-            gap[place] += mixability_gap(total[place], gap[place], loss)
-            total[place] += loss
-            bars[place] += 1
-            if play.arm != NO_ARM:
-                estimates[place, play.arm] += loss_estimate(
-                    loss[play.arm], play.chances[play.arm], settings.exploration
+        known: Bools = np.isfinite(found[:, 0])  # a filled row is known or not as a whole
+        for rows in _rounds(matured, known):
+            places = [matured[row].horizon for row in rows]
+            gap[places] += mixability_gap(total[places], gap[places], found[rows])
+            total[places] += found[rows]
+            bars[places] += 1
+        for one, loss in zip(matured, found, strict=True):
+            arm = one.play.arm
+            if arm != NO_ARM and np.isfinite(loss[arm]):
+                estimates[one.horizon, arm] += loss_estimate(
+                    loss[arm], one.play.chances[arm], settings.exploration
                 )
         return OnlineRecord(total, gap, estimates, bars)
 
@@ -180,15 +196,13 @@ class OnlineRecord:
         """
         if settings.online_mode == "exp3ix":
             return exp3_weights(self.estimates, settings.exp3_rate)
-        rows = [adahedge_weights(row, gap) for row, gap in zip(self.losses, self.gap, strict=True)]
-        return np.array(rows).reshape(self.losses.shape)
+        return adahedge_weights(self.losses, self.gap)
 
     def aligned(self, alignment: Alignment) -> "OnlineRecord":
         """In another layout; a new family starts at the mean of the others, not ahead of them."""
 
         def of(sums: Doubles) -> Doubles:
-            known = alignment.take(sums, "hf", np.nan)
-            return np.array([np.nan_to_num(filled(row)) for row in known]).reshape(known.shape)
+            return np.nan_to_num(filled(alignment.take(sums, "hf", np.nan)))
 
         return OnlineRecord(
             of(self.losses),
@@ -196,3 +210,16 @@ class OnlineRecord:
             of(self.estimates),
             alignment.take(self.bars, "h", 0),
         )
+
+
+def _rounds(matured: Sequence[Matured], counts: Bools) -> list[list[int]]:
+    """Positions of what counts, no horizon twice in a round, each horizon's in their order."""
+    rounds: list[list[int]] = []
+    seen: dict[int, int] = {}
+    for row in np.flatnonzero(counts).tolist():
+        number = seen.get(matured[row].horizon, 0)
+        seen[matured[row].horizon] = number + 1
+        if number == len(rounds):
+            rounds.append([])
+        rounds[number].append(row)
+    return rounds

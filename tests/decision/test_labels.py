@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dpa.decision.alignment import Alignment
-from dpa.decision.labels import NO_ARM, LabelQueue, Play, Seen, scaled_label
+from dpa.decision.labels import NO_ARM, LabelQueue, Play, Seen, scaled_labels
 from dpa.horizons.targets import scaled_targets
 from dpa.market.interval_specs import Horizon
 
@@ -67,6 +67,12 @@ def test_bars_that_never_came_leave_no_label() -> None:
     wanted[list(absent)] = np.nan  # no forecast was made there either
     found = replay(prices, sigma, member, 2, absent=absent)
     np.testing.assert_allclose(found, np.clip(wanted, -CLIP, CLIP), rtol=2e-7)
+
+
+def scaled_label(
+    entry: np.ndarray, end: np.ndarray, minutes: int, decided: Seen, clip: float
+) -> np.ndarray:
+    return scaled_labels(entry[None], end, np.array([float(minutes)]), [decided], clip)[0]
 
 
 def test_hand_computed_label() -> None:
