@@ -75,3 +75,16 @@ def learned(n_symbols: int = 12) -> State:
     state = run(snapshots(n_symbols=n_symbols)[:-1], quick())[-1].state
     assert state is not None
     return State(state.learning, start_state(snapshots(n_symbols=n_symbols)[0]).risk)
+
+
+@cache
+def traded() -> list[Decision]:
+    """A stream whose targets are filled before the next bar."""
+    state, shares, found = None, np.zeros(12), []
+    for bar in snapshots(120):
+        market = replace(bar.market, shares=shares)
+        snapshot = Snapshot(market, bar.forecasts)
+        decision = decide(snapshot, state or start_state(snapshot), quick())
+        state, shares = decision.state, decision.sizes.shares
+        found.append(decision)
+    return found
