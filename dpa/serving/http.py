@@ -5,6 +5,7 @@ state needs a token. Nothing here keeps the event loop longer than it takes to r
 """
 
 import asyncio
+import difflib
 import html
 import json
 import logging
@@ -12,7 +13,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from fastapi import FastAPI, Query, Security
+from fastapi import Depends, FastAPI, Query, Security
 from fastapi import Path as PathParameter
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
@@ -441,6 +442,7 @@ def make_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        dependencies=[Depends(_known_query)],
     )
     app.add_middleware(
         Guard,
@@ -561,7 +563,7 @@ def make_app(
         "/v1/bundle",
         tags=["service"],
         summary="The bundle in use",
-        responses=_answer(BundleAnswer, 503),
+        responses=_answer(BundleAnswer, 422, 503),
     )
     async def bundle() -> Response:
         """What forecasts are made with, and the bundle that was refused last."""
@@ -665,6 +667,16 @@ class _Bearer(HTTPBearer):
                 "the token is wrong" if header else "a token is needed",
                 "send 'Authorization: Bearer TOKEN' with what runs/serving/token holds",
             )
+
+
+async def _known_query(request: HttpRequest) -> None:
+    """Refuse parameters an operation does not have: a misspelt account would be any account."""
+    known = [parameter.alias for parameter in request.scope["route"].dependant.query_params]
+    for name in request.query_params:
+        if name not in known and request.url.path.startswith("/v1/"):
+            near = difflib.get_close_matches(name, known, 1)
+            cure = f"did you mean {near[0]!r}?" if near else "leave it out"
+            raise RequestError(422, "invalid", f"{name[:60]}: is not known", cure, name[:60])
 
 
 async def _read_body(request: HttpRequest, *kinds: str) -> tuple[bytes, str]:

@@ -245,6 +245,13 @@ def test_bad_input_is_422_with_the_field_and_the_cure(
     assert error["what"].startswith(f"{field}: {words}")
 
 
+def test_a_misspelt_parameter_is_refused() -> None:
+    error = refusal(ask(app_of(), "GET", "/v1/decisions/latest?acount=ana"), 422, "invalid")
+    assert (error["field"], error["cure"]) == ("acount", "did you mean 'account'?")
+    refusal(ask(app_of(), "GET", "/v1/bundle?x=1"), 422, "invalid")
+    assert ask(app_of(), "GET", "/?x=1").status_code == 200
+
+
 def test_what_is_not_json_is_400() -> None:
     error = refusal(post(app_of(), "/v1/decide", b"symbol,close\nAAA,10\n"), 400, "invalid")
     assert "not JSON" in error["what"]
