@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -58,13 +59,13 @@ class Words:
     def __init__(self, decision: Decision) -> None:
         self._decision = decision
         self._reasons: list[int] = decision.sizes.reason.tolist()
+        self._tell: list[Callable[[int], str]] = [
+            getattr(self, "_" + reason.name.lower(), self._plain) for reason in Reason
+        ]
 
     def why(self, k: int) -> str:
         """As :func:`why`."""
-        code = self._reasons[k]
-        if not code:
-            return ""
-        return getattr(self, "_" + Reason(code).name.lower(), self._plain)(k)
+        return self._tell[self._reasons[k]](k)
 
     def _plain(self, k: int) -> str:
         return REASON_WORDS[Reason(self._reasons[k])]

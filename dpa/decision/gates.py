@@ -143,4 +143,4 @@ def _probable(values: Doubles) -> Bools:
 
 def _mean(values: Doubles) -> float:
     """Mean to the last bit whatever the order; NaN of nothing."""
-    return math.fsum(values) / len(values) if len(values) else math.nan
+    return math.fsum(values.tolist()) / len(values) if len(values) else math.nan

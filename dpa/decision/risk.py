@@ -16,7 +16,7 @@ import numpy as np
 
 from dpa.config import RiskConfig, Settings
 from dpa.decision.arbitration import at
-from dpa.decision.sizing import ROUNDING, actions, weight_of
+from dpa.decision.sizing import ROUNDING, actions, total, weight_of
 from dpa.decision.types import (
     Arbitration,
     Bools,
@@ -339,23 +339,23 @@ def _trim(
         fits = limits.max_name_weight / np.where(over, np.abs(weight), 1.0)
         stays, reason = _shrink(market, stays, over, fits, reason, Reason.NAME_LIMIT)
         weight = _weights(market, stays, limits)
-    gross = math.fsum(np.abs(weight))
+    gross = total(np.abs(weight))
     if gross > limits.max_gross:
         movable = may_trade & (stays != 0)
-        kept = _keep(math.fsum(np.abs(weight[movable])), gross - limits.max_gross)
+        kept = _keep(total(np.abs(weight[movable])), gross - limits.max_gross)
         stays, reason = _shrink(market, stays, movable, kept, reason, Reason.GROSS_LIMIT)
         weight = _weights(market, stays, limits)
-    net = math.fsum(weight)
+    net = total(weight)
     if abs(net) > limits.max_net:
         movable = may_trade & (stays * net > 0)
-        kept = _keep(math.fsum(np.abs(weight[movable])), abs(net) - limits.max_net)
+        kept = _keep(total(np.abs(weight[movable])), abs(net) - limits.max_net)
         stays, reason = _shrink(market, stays, movable, kept, reason, Reason.NET_LIMIT)
     return stays, reason
 
 
-def _keep(total: float, excess: float) -> float:
-    """Share of `total` that is left without `excess`, in [0, 1]."""
-    return max(1 - excess / total, 0.0) if total > 0 else 1.0
+def _keep(whole: float, excess: float) -> float:
+    """Share of `whole` that is left without `excess`, in [0, 1]."""
+    return max(1 - excess / whole, 0.0) if whole > 0 else 1.0
 
 
 def _shrink(
@@ -396,11 +396,11 @@ def _cut(
     weight = np.where(late, 0.0, weight)
     reason = np.where(late, Reason.RATE_LIMIT, reason)
 
-    total = math.fsum(np.abs(weight))
-    room = max(limits.max_gross - math.fsum(np.abs(base)), 0.0)
-    if total > room * (1 + ROUNDING):
+    asked = total(np.abs(weight))
+    room = max(limits.max_gross - total(np.abs(base)), 0.0)
+    if asked > room * (1 + ROUNDING):
         reason = np.where(weight != 0, Reason.GROSS_LIMIT, reason)
-        weight = weight * (room / total)
+        weight = weight * (room / asked)
     weight, reason = _within_net(base, weight, reason, limits)
     shares = _lots(market, weight / unit, added)
     weight, reason = _within_net(base, shares * unit, reason, limits)
@@ -425,11 +425,11 @@ def _within_net(
     base: Doubles, weight: Doubles, reason: Codes, limits: RiskConfig
 ) -> tuple[Doubles, Codes]:
     """Cut pro rata what is added on the side that exceeds the net limit."""
-    net = math.fsum(base) + math.fsum(weight)
+    net = total(base) + total(weight)
     if abs(net) <= limits.max_net * (1 + ROUNDING):
         return weight, reason
     toward = weight * net > 0
-    kept = _keep(math.fsum(np.abs(weight[toward])), abs(net) - limits.max_net)
+    kept = _keep(total(np.abs(weight[toward])), abs(net) - limits.max_net)
     return np.where(toward, weight * kept, weight), np.where(toward, Reason.NET_LIMIT, reason)
 
 

@@ -70,7 +70,7 @@ def size(
     may_trade = gates.may_trade & valued
     new = (arbitration.chosen >= 0) & gates.may_enter & (signal != 0) & may_trade
     kept = ~(new | (gates.must_exit & may_trade))
-    left = max(config.gross_target - math.fsum(np.abs(counted[kept])), 0.0)
+    left = max(config.gross_target - total(np.abs(counted[kept])), 0.0)
     strength = np.where(new, gates.barrier * np.abs(signal), 0.0)
     share = gross_shares(strength, left, config)
     wanted = np.where(kept, held, np.where(new, np.sign(signal) * share, 0.0))
@@ -98,8 +98,8 @@ def gross_shares(strength: Doubles, gross: float, config: SizingConfig) -> Doubl
     cap = config.name_weight
     plain = np.minimum(strength * (cap / config.signal_clip), cap)
     if config.gross_mode == "limit":
-        total = math.fsum(plain)
-        return plain * (gross / total) if total > gross else plain
+        whole = total(plain)
+        return plain * (gross / whole) if whole > gross else plain
     active = np.sort(strength[strength > 0])[::-1]
     if not active.size or gross <= 0:
         return np.zeros_like(strength)
@@ -164,6 +164,11 @@ def actions(before: Doubles, after: Doubles) -> Codes:
         Action.REDUCE,
     )
     return found.astype(np.int8)
+
+
+def total(values: Doubles) -> float:
+    """Sum to the last bit whatever the order of `values` (n_symbols,)."""
+    return math.fsum(values.tolist())
 
 
 def _signal(
