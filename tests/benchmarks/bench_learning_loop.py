@@ -197,109 +197,112 @@ def _line(what: str, values: list[float]) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a learner made of a stream of profits.
+    """What a learner made of streams of profits, one a seed.
 
     Parameters
     ----------
-    profit : float64 ndarray of shape (n_steps,)
+    profit : float64 ndarray of shape (n_seeds, n_steps)
         bps a step, expected over the arm played.
-    regret : float
+    regret : float64 ndarray of shape (n_seeds,)
         Cumulative loss less that of the best arm.
-    bound : float
-        What theory allows.
+    bound : float64 ndarray of shape (n_seeds,)
+        What theory allows; NaN where it says nothing.
     """
 
     profit: np.ndarray
-    regret: float
-    bound: float
+    regret: np.ndarray
+    bound: np.ndarray
 
 
-def to_losses(profits: np.ndarray, scale: float = SCALE) -> np.ndarray:
+def to_losses(profits: np.ndarray) -> np.ndarray:
     """As in dpa.decision.online, in [0, 1]."""
-    return 0.5 - 0.5 * np.clip(profits / scale, -1.0, 1.0)
+    return 0.5 - 0.5 * np.clip(profits / SCALE, -1.0, 1.0)
 
 
 def adahedge(profits: np.ndarray, delay: int = 0, fade: float = 1.0) -> Outcome:
     """AdaHedge; losses come `delay` steps late and fade by `fade` after every session.
 
-    The bound is Theorem 8 of de Rooij et al. (2014) with S = 1, for immediate losses that are
+    The bound is Theorem 8 of de Rooij et al. (2014) with S = 1, for losses that are not late and
     never forgotten.
     """
     losses = to_losses(profits)
-    steps, arms = losses.shape
-    total, gap, played = np.zeros(arms), 0.0, np.empty((steps, arms))
+    seeds, steps, arms = losses.shape
+    total, gap, played = np.zeros((seeds, arms)), np.zeros(seeds), np.empty(losses.shape)
     for step in range(steps):
-        played[step] = adahedge_weights(total, gap)
+        played[:, step] = adahedge_weights(total, gap)
         if step >= delay:
-            gap += mixability_gap(total, gap, losses[step - delay])
-            total = total + losses[step - delay]
+            gap = gap + mixability_gap(total, gap, losses[:, step - delay])
+            total = total + losses[:, step - delay]
         if fade < 1.0 and step % BARS_PER_SESSION == BARS_PER_SESSION - 1:
             total, gap = total * fade, gap * fade
-    best = losses.sum(axis=0).min()
-    least, most = losses.min(axis=1).sum(), losses.max(axis=1).sum()
+    best = losses.sum(axis=1).min(axis=1)
+    least, most = losses.min(axis=2).sum(axis=1), losses.max(axis=2).sum(axis=1)
     spread = (best - least) * (most - best) / (most - least)
-    bound = 2 * math.sqrt(spread * math.log(arms)) + 16 / 3 * math.log(arms) + 2
-    return Outcome((played * profits).sum(axis=1), (played * losses).sum() - best, bound)
+    bound = 2 * np.sqrt(spread * math.log(arms)) + 16 / 3 * math.log(arms) + 2
+    if delay or fade < 1.0:
+        bound = np.full(seeds, math.nan)
+    return Outcome((played * profits).sum(axis=2), (played * losses).sum(axis=(1, 2)) - best, bound)
 
 
-def exp3ix(
-    profits: np.ndarray, seed: int, rate: float, exploration: float, delay: int = 0
-) -> Outcome:
+def exp3ix(profits: np.ndarray, rate: float, exploration: float, delay: int = 0) -> Outcome:
     """Exp3-IX; the bound is Neu's (2015), which holds with probability 95 %.
 
     From the proof of Theorem 1, for any eta <= 2 gamma: ``ln K / eta + ln(2 K / delta) / (2 gamma)
     + (eta / 2 + gamma) sum of all losses + ln(2 / delta)``.
     """
     losses = to_losses(profits)
-    steps, arms = losses.shape
-    rng = np.random.default_rng([seed, 12])
-    estimates, suffered = np.zeros(arms), 0.0
-    chances, played = np.empty((steps, arms)), np.empty(steps, int)
+    seeds, steps, arms = losses.shape
+    chance = np.random.default_rng(12).random((steps, seeds, 1))
+    every, estimates = np.arange(seeds), np.zeros((seeds, arms))
+    chances, played = np.empty(losses.shape), np.empty((seeds, steps), int)
     for step in range(steps):
-        chances[step] = exp3_weights(estimates, rate)
-        played[step] = min(np.searchsorted(np.cumsum(chances[step]), rng.random()), arms - 1)
-        suffered += losses[step, played[step]]
+        chances[:, step] = exp3_weights(estimates, rate)
+        below = np.cumsum(chances[:, step], axis=1) <= chance[step]
+        played[:, step] = np.minimum(below.sum(axis=1), arms - 1)
         if step >= delay:
-            past = step - delay
-            arm = played[past]
-            estimates[arm] += loss_estimate(losses[past, arm], chances[past, arm], exploration)
+            past, arm = step - delay, played[:, step - delay]
+            estimates[every, arm] += loss_estimate(
+                losses[every, past, arm], chances[every, past, arm], exploration
+            )
+    suffered = np.take_along_axis(losses, played[:, :, None], axis=2).sum(axis=(1, 2))
     bound = (
         math.log(arms) / rate
         + math.log(2 * arms / DELTA) / (2 * exploration)
-        + (rate / 2 + exploration) * losses.sum()
+        + (rate / 2 + exploration) * losses.sum(axis=(1, 2))
         + math.log(2 / DELTA)
     )
-    return Outcome((chances * profits).sum(axis=1), suffered - losses.sum(axis=0).min(), bound)
+    if delay:
+        bound = np.full(seeds, math.nan)
+    best = losses.sum(axis=1).min(axis=1)
+    return Outcome((chances * profits).sum(axis=2), suffered - best, bound)
 
 
-def tuned(steps: int, arms: int) -> float:
+def tuned(profits: np.ndarray) -> float:
     """eta = 2 gamma of Theorem 1 of Neu (2015)."""
+    _, steps, arms = profits.shape
     return math.sqrt(2 * math.log(arms) / (arms * steps))
 
 
 def equal_weights(profits: np.ndarray) -> Outcome:
     """Each arm alike, always."""
-    losses = to_losses(profits)
-    return Outcome(
-        profits.mean(axis=1), losses.mean(axis=1).sum() - losses.sum(axis=0).min(), math.nan
-    )
+    total = to_losses(profits).sum(axis=1)
+    regret = total.mean(axis=1) - total.min(axis=1)
+    return Outcome(profits.mean(axis=2), regret, np.full(len(profits), math.nan))
 
 
-def profit_stream(seed: int, noise: float) -> np.ndarray:
-    """bps of four arms at each step, shape (n_steps, n_arms)."""
-    rng = np.random.default_rng([seed, 13])
-    return MEANS + noise * rng.standard_normal((STEPS, len(MEANS)))
+def profit_streams(n_seeds: int, noise: float) -> np.ndarray:
+    """bps of four arms at each step, shape (n_seeds, n_steps, n_arms)."""
+    rngs = [np.random.default_rng([seed, 13]) for seed in range(n_seeds)]
+    return MEANS + noise * np.stack([rng.standard_normal((STEPS, len(MEANS))) for rng in rngs])
 
 
-LEARNERS: dict[str, Callable[[np.ndarray, int], Outcome]] = {
-    "AdaHedge": lambda profits, seed: adahedge(profits),
-    "AdaHedge, 78 steps late": lambda profits, seed: adahedge(profits, delay=78),
-    "Exp3-IX, eta 0.07, gamma 0.05": lambda profits, seed: exp3ix(profits, seed, 0.07, 0.05),
-    "Exp3-IX, the same, 78 late": lambda profits, seed: exp3ix(profits, seed, 0.07, 0.05, 78),
-    "Exp3-IX, tuned for T": lambda profits, seed: exp3ix(
-        profits, seed, tuned(*profits.shape), tuned(*profits.shape) / 2
-    ),
-    "equal weights": lambda profits, seed: equal_weights(profits),
+LEARNERS: dict[str, Callable[[np.ndarray], Outcome]] = {
+    "AdaHedge": adahedge,
+    "AdaHedge, 78 steps late": lambda profits: adahedge(profits, delay=78),
+    "Exp3-IX, eta 0.07, gamma 0.05": lambda profits: exp3ix(profits, 0.07, 0.05),
+    "Exp3-IX, the same, 78 steps late": lambda profits: exp3ix(profits, 0.07, 0.05, delay=78),
+    "Exp3-IX, tuned for T": lambda profits: exp3ix(profits, tuned(profits), tuned(profits) / 2),
+    "equal weights": equal_weights,
 }
 
 
@@ -307,54 +310,48 @@ def show_profit(n_seeds: int) -> None:
     """Table two."""
     print(
         f"\n{n_seeds} seeds, {STEPS} steps, arms earn {MEANS.tolist()} bps a step, loss scale "
-        f"{SCALE:g} bps, nothing forgotten; mean profit, bps a step (s.e.), mean and largest "
-        "regret and bound, units of loss"
+        f"{SCALE:g} bps, nothing forgotten; profit is bps a step (s.e.), regret units of loss; the "
+        "best arm alone earns 3"
     )
     for noise in NOISES:
-        print(f"\n  noise {noise:g} bps{'':<22} profit            regret  largest    bound")
-        streams = [profit_stream(seed, noise) for seed in range(n_seeds)]
+        title = f"noise {noise:g} bps"
+        print(f"\n  {title:<34} profit          mean regret  largest  mean bound  beyond it")
+        streams = profit_streams(n_seeds, noise)
         for name, learner in LEARNERS.items():
-            found = [learner(stream, seed) for seed, stream in enumerate(streams)]
-            profit = np.array([one.profit.mean() for one in found])
-            regret = np.array([one.regret for one in found])
+            found = learner(streams)
+            profit = found.profit.mean(axis=1)
             error = profit.std(ddof=1) / math.sqrt(n_seeds)
+            beyond = int((found.regret > found.bound).sum())
             print(
-                f"  {name:<34} {profit.mean():5.2f} ({error:.2f})  {regret.mean():12.1f} "
-                f"{regret.max():8.1f} {np.mean([one.bound for one in found]):8.1f}"
+                f"  {name:<34} {profit.mean():5.2f} ({error:.2f})  {found.regret.mean():12.1f} "
+                f"{found.regret.max():8.1f} {found.bound.mean():11.1f} {beyond:8d}"
             )
 
 
 def show_turn(n_seeds: int, noise: float = 20.0) -> None:
     """Table three."""
     print(
-        f"\nThe best arm turns half way to -3 bps; noise {noise:g} bps; mean profit, bps a step, "
-        "before and after the turn"
+        f"\nThe best arm turns half way, from 3 to -3 bps; noise {noise:g} bps; profit, bps a "
+        "step, before and after the turn"
     )
-    fades = {"AdaHedge, never forgets": 1.0}
-    for half_life in (20.0, 5.0):
+    streams = profit_streams(n_seeds, noise)
+    streams[:, STEPS // 2 :, 0] -= 2 * MEANS[0]
+    found = {"AdaHedge, never forgets": adahedge(streams)}
+    for half_life in (20.0, 5.0, 1.0):
         name = f"AdaHedge, half-life {half_life:g} sessions"
-        fades[name] = 0.5 ** (1.0 / half_life)
-    streams = [profit_stream(seed, noise) for seed in range(n_seeds)]
-    for stream in streams:
-        stream[STEPS // 2 :, 0] -= 2 * MEANS[0]
-    for name, fade in fades.items():
-        _turn_line(name, [adahedge(stream, fade=fade).profit for stream in streams])
-    _turn_line(
-        "Exp3-IX, never forgets",
-        [exp3ix(stream, seed, 0.07, 0.05).profit for seed, stream in enumerate(streams)],
-    )
-    _turn_line("equal weights", [equal_weights(stream).profit for stream in streams])
-
-
-def _turn_line(name: str, profits: list[np.ndarray]) -> None:
-    halves = np.array([(p[: STEPS // 2].mean(), p[STEPS // 2 :].mean()) for p in profits])
-    print(f"  {name:<34} {halves[:, 0].mean():6.2f} {halves[:, 1].mean():6.2f}")
+        found[name] = adahedge(streams, fade=0.5 ** (1.0 / half_life))
+    found["Exp3-IX, never forgets"] = exp3ix(streams, 0.07, 0.05)
+    found["equal weights"] = equal_weights(streams)
+    for name, outcome in found.items():
+        before = outcome.profit[:, : STEPS // 2].mean()
+        after = outcome.profit[:, STEPS // 2 :].mean()
+        print(f"  {name:<34} {before:6.2f} {after:6.2f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=50)
-    parser.add_argument("--sessions", type=int, default=8, help="before the turn, and after")
+    parser.add_argument("--sessions", type=int, default=6, help="before the turn, and after")
     options = parser.parse_args()
     started = time.perf_counter()
     show_loop(options.seeds, options.sessions)
