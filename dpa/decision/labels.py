@@ -220,7 +220,7 @@ def scaled_labels(
     excess = np.array([seen.target == "excess" for seen in decided])
     returns -= np.where(excess, mean, 0.0)[:, None]
     sigma = np.stack([seen.sigma for seen in decided])
-    good = known & (sigma > 0)
+    good = known & (sigma > 0) & np.isfinite(sigma)
     labels = np.full(entry.shape, np.nan)
     np.divide(returns, sigma * np.sqrt(minutes)[:, None], out=labels, where=good)
     return np.asarray(np.clip(labels, -clip, clip))

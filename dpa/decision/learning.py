@@ -298,11 +298,6 @@ def _pooled_mean(past: Summary) -> Doubles:
 
 
 @lru_cache(maxsize=8)
-def _settings_text(settings: Settings) -> str:
-    return settings.model_dump_json(include=LEARNS_FROM)  # type: ignore[arg-type]
-
-
-@lru_cache(maxsize=8)
 def _names_text(names: tuple[str, ...]) -> str:
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
@@ -313,7 +308,7 @@ def _digest(before: str, snapshot: Snapshot, settings: Settings) -> str:
     names, order, _ = alphabetical(market.names)
     facts = (
         before,
-        _settings_text(settings),
+        settings.model_dump_json(include=LEARNS_FROM),  # type: ignore[arg-type]
         _names_text(names),
         market.bar,
         market.session,

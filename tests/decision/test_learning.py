@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from scipy import stats
 
-from dpa.config import Settings
+from dpa.config import OnlineConfig, Settings
 from dpa.decision.learning import SCHEMA_VERSION, LearningState, from_arrays, learn, to_arrays
+from dpa.decision.online import drawn_arm, losses
 from dpa.decision.types import Beliefs, Forecasts, Market, Snapshot
 from dpa.errors import DataError, RunError
 from dpa.horizons.targets import scaled_targets
@@ -705,6 +706,36 @@ def test_gone_and_back_is_new() -> None:
     _, beliefs = learn(state, history[9], SETTINGS)
     assert (beliefs.n_samples[:, :, 0] == 0).all()
     assert (beliefs.n_samples[:, :, 1:] > 0).all()
+
+
+def test_bandit_is_told_of_its_plays_when_they_mature() -> None:
+    """Feedback is late: the estimate divides by the chance at the time of play (PITFALLS M2)."""
+    settings = SETTINGS.model_copy(update={"online": OnlineConfig(online_mode="exp3ix")})
+    history = planted_history(30, lag=2)
+    state, told = start_of(history[0]), 0
+    pending: dict[tuple[int, int], tuple[float, int, np.ndarray]] = {}
+    for bar, snapshot in enumerate(history):
+        before = state.online.estimates
+        if state.session >= 0 and snapshot.market.session != state.session:
+            before = before * 0.5 ** (1 / 20)
+        state, beliefs = learn(state, snapshot, settings)
+        for place, horizon in enumerate(HORIZONS):
+            wanted = np.zeros(3)
+            made = bar - horizon.bars - 1
+            if (made, place) in pending:
+                chance, arm, scores = pending[made, place]
+                entry, end = history[made + 1].market.price, snapshot.market.price
+                returns = 1e4 * (end / entry - 1)
+                scaled = (returns - returns.mean()) / (10.0 * np.sqrt(horizon.minutes))
+                loss = losses(scores, np.clip(scaled, -2.0, 2.0), settings.online.online_scale)
+                if np.isfinite(loss[arm]):
+                    wanted[arm] = loss[arm] / (chance + settings.online.exploration)
+                    told += 1
+            found = state.online.estimates[place] - before[place]
+            np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-12)
+            arm = drawn_arm(beliefs.online[place], 0, bar, horizon.minutes)
+            pending[bar, place] = (beliefs.online[place, arm], arm, beliefs.scores[place])
+    assert told > 30
 
 
 def test_confidence_is_not_left_at_its_start() -> None:
