@@ -237,9 +237,7 @@ class Client:
 
     def _read(self, status: int, content: bytes) -> dict[str, Any]:
         with contextlib.suppress(orjson.JSONDecodeError):
-            answer = orjson.loads(content) if content.strip() else {}
-            if answer is None:
-                return {}
+            answer = orjson.loads(content)
             if isinstance(answer, dict):
                 return answer
         if status >= 400:
