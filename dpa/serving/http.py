@@ -5,6 +5,7 @@ state needs a token. Nothing here keeps the event loop longer than it takes to r
 """
 
 import asyncio
+import contextlib
 import difflib
 import html
 import json
@@ -54,6 +55,8 @@ from dpa.serving.wire import (
 
 log = logging.getLogger("dpa.serving.http")
 MEGABYTE: Final = 1_000_000
+_PATIENCE_BYTES: Final = 64 * MEGABYTE  # of a body that is too large
+_PATIENCE_SECONDS: Final = 2.0
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 _POLICY: Final = "default-src 'none'; frame-ancestors 'none'"
 _HEADERS: Final = {
@@ -291,20 +294,25 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        headers = Headers(scope=scope)
+        body = _BodyReader(receive, headers, self._most)
         begun = False
 
         async def guarded(message: Message) -> None:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
-                headers = MutableHeaders(scope=message)
+                if 400 <= message["status"] < 500:
+                    await body.discard()
+                answered = MutableHeaders(scope=message)
                 for name, value in {**_HEADERS, "content-security-policy": _POLICY}.items():
-                    headers.setdefault(name, value)
+                    answered.setdefault(name, value)
             await send(message)
 
         try:
-            self._check(Headers(scope=scope))
-            await self._app(scope, self._counted(receive), guarded)
+            self._check_host(headers)
+            body.check_length()
+            await self._app(scope, body.receive, guarded)
         except ClientDisconnect:
             log.info("%s %s: the client has gone", scope["method"], scope["path"])
         except RequestError as e:
@@ -314,7 +322,7 @@ class Guard:
                 raise
             await _error_response(_unforeseen(scope))(scope, receive, guarded)
 
-    def _check(self, headers: Headers) -> None:
+    def _check_host(self, headers: Headers) -> None:
         host = headers.get("host", "")
         if self._hosts is not None and _host_name(host) not in self._hosts:
             raise RequestError(
@@ -323,9 +331,54 @@ class Guard:
                 f"the Host header {host[:60]!r} is not this service's",
                 f"ask for http://{self._hosts[0]}, or set serving.http_host",
             )
-        length = headers.get("content-length", "0")
+
+
+class _BodyReader:
+    """A body that is counted while it is read.
+
+    Parameters
+    ----------
+    receive : callable
+        Of the server.
+    headers : Headers
+    most_bytes : int
+    """
+
+    def __init__(self, receive: Receive, headers: Headers, most_bytes: int) -> None:
+        self._receive, self._most, self._read = receive, most_bytes, 0
+        self._length = headers.get("content-length", "0")
+        self._ended = self._length == "0" and "transfer-encoding" not in headers
+        self._waits = "expect" in headers  # for leave to send, which reading would give
+
+    def check_length(self) -> None:
+        """Refuse what is said to be too large."""
+        length = self._length
         if not length.isascii() or not length.isdigit() or int(length[:20]) > self._most:
             raise self._too_large()
+
+    async def receive(self) -> Message:
+        """The server's next message; a body that has become too large is refused."""
+        message = await self._next()
+        if self._read > self._most:
+            raise self._too_large()
+        return message
+
+    async def _next(self) -> Message:
+        message = await self._receive()
+        self._read += len(message.get("body", b""))
+        self._ended = not message.get("more_body", False)
+        return message
+
+    async def discard(self) -> None:
+        """Take what is still sent, within reason: few clients read an answer before that."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                while not (self._ended or self._read > _PATIENCE_BYTES or self._untouched_wait):
+                    await self._next()
+
+    @property
+    def _untouched_wait(self) -> bool:
+        return self._waits and self._read == 0
 
     def _too_large(self) -> RequestError:
         return RequestError(
@@ -334,19 +387,6 @@ class Guard:
             f"the body has more than {self._most} bytes",
             "send less, or raise serving.body_megabytes",
         )
-
-    def _counted(self, receive: Receive) -> Receive:
-        read = 0
-
-        async def counting() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > self._most:
-                raise self._too_large()
-            return message
-
-        return counting
 
 
 def _host_name(host: str) -> str:
@@ -671,9 +711,10 @@ class _Bearer(HTTPBearer):
 
 async def _known_query(request: HttpRequest) -> None:
     """Refuse parameters an operation does not have: a misspelt account would be any account."""
-    known = [parameter.alias for parameter in request.scope["route"].dependant.query_params]
+    route = request.scope["route"]
+    known = [parameter.alias for parameter in route.dependant.query_params]
     for name in request.query_params:
-        if name not in known and request.url.path.startswith("/v1/"):
+        if name not in known and route.path.startswith("/v1/"):
             near = difflib.get_close_matches(name, known, 1)
             cure = f"did you mean {near[0]!r}?" if near else "leave it out"
             raise RequestError(422, "invalid", f"{name[:60]}: is not known", cure, name[:60])

@@ -795,6 +795,12 @@ def prediction_dict(prediction: Prediction) -> dict[str, Any]:
         barriers[1].tolist(),
     )
     keys = ("symbol", "reason", "sigma", "stacked", "confidence", "forecasts", "peak", "valley")
+    symbols = [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
+    return {**_prediction_facts(prediction), "symbols": symbols}
+
+
+def _prediction_facts(prediction: Prediction) -> dict[str, Any]:
+    said = prediction.forecasts
     return {
         "time": prediction.time.isoformat(),
         "bundle": said.bundle,
@@ -803,7 +809,6 @@ def prediction_dict(prediction: Prediction) -> dict[str, Any]:
         "horizons": [horizon.label for horizon in said.horizons],
         "families": list(said.families),
         "left_out": dict(said.left_out),
-        "symbols": [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)],
     }
 
 
@@ -827,6 +832,7 @@ def prediction_arrow(prediction: Prediction) -> bytes:
             columns[f"forecast_{horizon.label}_{family}"] = said.returns[h, f]
     if said.barriers is not None:
         columns["peak"], columns["valley"] = said.barriers
-    facts = {key: value for key, value in prediction_dict(prediction).items() if key != "symbols"}
     table = pa.table({name: pa.array(v, from_pandas=True) for name, v in columns.items()})
-    return to_stream(table.replace_schema_metadata({METADATA: orjson.dumps(facts)}))
+    return to_stream(
+        table.replace_schema_metadata({METADATA: orjson.dumps(_prediction_facts(prediction))})
+    )
