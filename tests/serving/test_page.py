@@ -77,7 +77,8 @@ class Service:
                     self._send(200, service.page.encode(), "text/html; charset=utf-8")
                     return
                 status, body = service.answers.get(self.path.partition("?")[0], (404, None))
-                self._send(status, json.dumps(body).encode(), "application/json")
+                content = b"" if status == 304 else json.dumps(body).encode()
+                self._send(status, content, "application/json")
 
             def _send(self, status: int, body: bytes, kind: str) -> None:
                 self.send_response(status)
@@ -370,6 +371,19 @@ def test_a_service_that_says_nothing_is_old_too(browser, service):
     window.close()
 
 
+def test_an_unchanged_decision_need_not_be_sent_again(window, service):
+    page = window.open()
+    ready(page)
+    identity = service.answers["/v1/decisions/latest"][1]["id"]
+    service.answers["/v1/decisions/latest"] = (304, None)
+    with page.expect_request("**/v1/decisions/latest") as asked:
+        pass
+    assert asked.value.headers["if-none-match"] == f'"{identity}"'
+    expect(page.locator("#asked")).to_have_text(re.compile("heard [01].s ago"))
+    expect(page.locator("body")).not_to_have_class("old")
+    assert len(cells(page)) == 20
+
+
 def test_an_error_of_the_service_is_said_and_the_numbers_are_greyed(window, service):
     page = window.open()
     ready(page)
@@ -423,6 +437,18 @@ def test_names_and_words_are_data_never_markup(window, service):
     page.reload()  # the symbol is in the address now
     expect(page.locator("tr.trace h2")).to_have_text(HOSTILE)
     assert page.locator("img").count() == 0
+
+
+def test_a_halt_after_the_decision_is_shown_at_once(window, service):
+    page = window.open()
+    ready(page)
+    expect(page.locator("#risk")).to_have_text("normal")
+    answer = service.answers["/v1/decisions/latest"][1]
+    accounts = {"default": {"level": "HALTED", "why": "Ada: prices look wrong"}, "other": {}}
+    service.answers["/v1/bundle"] = (200, bundle_of(answer, accounts=accounts))
+    expect(page.locator("#risk")).to_have_text("halted")
+    expect(page.locator("#risk-note")).to_have_text("Ada: prices look wrong")
+    expect(page.locator("#account option")).to_have_text(["newest of any", "default", "other"])
 
 
 def test_an_account_can_be_picked_and_stays_picked(window, service):
