@@ -75,6 +75,7 @@ def build_parser() -> OneLineParser:
     _add_horizons(commands)
     _add_config(commands)
     _add_simulate(commands)
+    _add_serve(commands)
     return parser
 
 
@@ -106,6 +107,12 @@ def _add_simulate(commands: Any) -> None:
     from dpa.simulation.commands import add_simulate_commands
 
     add_simulate_commands(commands)
+
+
+def _add_serve(commands: Any) -> None:
+    from dpa.serve_commands import add_serve_commands
+
+    add_serve_commands(commands, add_command, STORAGE)
 
 
 def _add_horizons(commands: Any) -> None:

@@ -6,12 +6,14 @@ Each stage is a deployment and the desk behind HTTP composes them by handles; wi
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dpa.serving.http import make_app
+import ray
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
@@ -37,6 +39,7 @@ from dpa.serving.graph import (
     LocalLinks,
     local_stages,
 )
+from dpa.serving.http import make_app
 from dpa.serving.market_stage import MarketStage, read_active
 from dpa.serving.page import page_html
 from dpa.serving.stages import ArbiterStage, BlenderStage, FamilyStage, GateStage, SizerStage
@@ -45,8 +48,10 @@ from serve.meters import RayMeters
 
 DESK = "desk"
 TOKEN = "token"
+BULKY = frozenset({"past"})  # methods whose answers do not fit into a message
 RETRY_SECONDS = 0.05
 QUEUE = 100  # requests a replica takes at once; Ray's default of 5 is too few
+log = logging.getLogger("dpa.serving")
 HEALTH = {"health_check_period_s": 2.0, "health_check_timeout_s": 10.0}
 
 
@@ -116,16 +121,34 @@ class Place:
         return None if data.path is None else last_bars(data, n_bars)
 
 
+def _log_with_serve() -> None:
+    """What dpa logs goes where Serve's own log goes."""
+    ours = logging.getLogger("dpa")
+    ours.handlers = logging.getLogger("ray.serve").handlers
+    ours.setLevel(logging.INFO)
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """Something in the object store; Serve's messages hold 4 MiB, and it would unpack a bare
+    reference before sending."""
+
+    content: ray.ObjectRef[Any]
+
+
 @serve.deployment
 class Stage:
     """Any stage as a deployment; calls run in threads, so that health checks are answered."""
 
     def __init__(self, place: Place, name: str) -> None:
+        _log_with_serve()
         self._stage = place.stage(name)
 
     async def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the stage."""
-        return await asyncio.to_thread(getattr(self._stage, method), *arguments)
+        """Call a method of the stage; what is bulky travels through the object store."""
+        whole = [await each.content if isinstance(each, Parcel) else each for each in arguments]
+        answer = await asyncio.to_thread(getattr(self._stage, method), *whole)
+        return Parcel(ray.put(answer)) if method in BULKY else answer
 
 
 class HandleLinks:
@@ -156,7 +179,8 @@ class HandleLinks:
             except RayTaskError as e:
                 cause = e.cause
                 raise cause if isinstance(cause, Exception) else e from None
-            except (RayActorError, DeploymentUnavailableError):
+            except (RayActorError, DeploymentUnavailableError) as e:
+                log.warning("%s.%s is asked again: %s", stage, method, e)
                 await asyncio.sleep(RETRY_SECONDS * (1.0 + random.random()))
 
 
@@ -173,6 +197,7 @@ class Desk:
         else:
             market = await asyncio.to_thread(place.market)
             links = LocalLinks(local_stages(settings, storage, place.plugins, market))
+        _log_with_serve()
         self._meters = RayMeters()
         self._settings, self._storage = settings, storage
         clock = SystemClock()

@@ -20,15 +20,21 @@ from dpa.cli import STORAGE, guarded
 from dpa.config import Settings
 from dpa.errors import ConfigError, DpaError
 from dpa.horizons.promotion import read_pointer
-from dpa.market.fingerprints import panel_fingerprint
 from dpa.market.panel import Panel
-from dpa.market.shard_files import read_manifest, write_shards
+from dpa.market.shard_files import ShardManifest, write_shards
 from dpa.options import OneLineParser, add_settings_options, read_overrides, settings_from
 from dpa.simulation.planted_bars import IntradayMarket, simulate_bars
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = "demo"
-DEMO_MARKET = IntradayMarket(n_clusters=5, names_per_cluster=8, n_sessions=85)
+DEMO_MARKET = IntradayMarket(
+    n_clusters=5,
+    names_per_cluster=8,
+    n_sessions=85,
+    fast_payoff=6.0,
+    medium_payoff=17.0,
+    slow_payoff=72.0,
+)
 DEMO_SEED = 7
 TRAINED_SESSIONS, WARM_SESSIONS = 55, 12  # the rest is replayed
 DEMO_TRAINING = (
@@ -163,9 +169,7 @@ def prepare_demo(storage: Path) -> tuple[Path, str]:
 
 def _demo_bars(bars: Path) -> Panel:
     panel = simulate_bars(DEMO_MARKET, DEMO_SEED).panel
-    if not (bars / "manifest.json").is_file() or read_manifest(
-        bars
-    ).fingerprint != panel_fingerprint(panel):
+    if not bars.is_dir() or ShardManifest.load(bars).altered_files():
         write_shards(panel, bars, force=True)
     return panel
 

@@ -144,8 +144,9 @@ class Graph:
             for name in described["families"]:
                 await self._call(FAMILY + name, "prepare", version, folder)
             if await self._call(BLENDER, "bundle") != version:
-                candidate: Candidate = await self._call(MARKET, "current")
-                await self._call(BLENDER, "prepare", version, candidate.past)
+                await self._call(
+                    BLENDER, "prepare", version, await self._call(MARKET, "past", version)
+                )
             self._begun = True
 
     async def watch(self) -> None:
@@ -194,7 +195,8 @@ class Graph:
         model = candidate.model
         for name in candidate.families:
             await self._call(FAMILY + name, "prepare", model.fingerprint, model.folder)
-        await self._call(BLENDER, "prepare", model.fingerprint, candidate.past)
+        past = await self._call(MARKET, "past", model.fingerprint)
+        await self._call(BLENDER, "prepare", model.fingerprint, past)
 
     def _refuse(self, folder: str, why: str) -> None:
         known = self._refused
@@ -234,6 +236,7 @@ class Graph:
             gates,
             sized.sizes,
             sized.risk,
+            settings=self._settings,
         ).only(request.names)
         self._latest[market.account] = decision
         self._newest_account = market.account

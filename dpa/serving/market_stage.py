@@ -136,14 +136,10 @@ class Candidate:
     ----------
     model : Model
     families : tuple of str
-    past : tuple of Snapshot
-        Its forecasts of the bars on record that no part of it has seen, oldest first, with what
-        the market was: no quotes and no money.
     """
 
     model: Model
     families: tuple[str, ...]
-    past: tuple[Snapshot, ...]
 
 
 @dataclass
@@ -485,7 +481,7 @@ class MarketStage:
     # bundles
 
     def load(self, reference: str) -> Candidate:
-        """Verify and load another bundle, and forecast from it what is on record.
+        """Verify and load another bundle.
 
         Raises
         ------
@@ -505,22 +501,24 @@ class MarketStage:
                     "deploy again with other storage",
                 )
         model = Model.of(bundle)
-        past: tuple[Snapshot, ...] = ()
         if rows:
-            panel = self._panel(bundle, rows)
-            start(bundle, panel)  # refuses a record that is too short for it
-            past = self._past(bundle, model, panel)
+            start(bundle, self._panel(bundle, rows))  # refuses a record too short for it
         self._candidates = {model.fingerprint: (bundle, model)}
-        return Candidate(model, tuple(bundle.families), past)
+        return Candidate(model, tuple(bundle.families))
 
-    def current(self) -> Candidate:
-        """The bundle in use, with what it says of the bars on record."""
+    def past(self, fingerprint: str) -> tuple[Snapshot, ...]:
+        """What a bundle, in use or loaded, says of the bars on record that it has not seen.
+
+        Oldest first, with what the market was then: no quotes and no money.
+        """
         with self._lock:
             bundle = self._bundle
+            if bundle.manifest.fingerprint != fingerprint:
+                bundle = self._candidates[fingerprint][0]
             rows = self._store.last(self._wanted(bundle))
-        model = Model.of(bundle)
-        past = self._past(bundle, model, self._panel(bundle, rows)) if rows else ()
-        return Candidate(model, tuple(bundle.families), past)
+        if not rows:
+            return ()
+        return self._past(bundle, Model.of(bundle), self._panel(bundle, rows))
 
     def _past(self, bundle: HorizonBundle, model: Model, panel: Panel) -> tuple[Snapshot, ...]:
         """Forecasts of the bars of a panel that no part of the bundle has seen."""
