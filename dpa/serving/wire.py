@@ -44,6 +44,7 @@ QUOTES: Final = ("bid", "ask", "quote_age_ms", "adv_usd")
 NUMBERS: Final = (*BARS, *QUOTES, "shares", "lot")
 METADATA: Final = b"dpa"  # where an Arrow schema carries what is not of one symbol
 _YEARS: Final = (1970, 2199)
+_MOST_YEARS: Final = 50  # of a history
 _MOST_CELLS: Final = 50_000_000  # bars times symbols of a history
 
 Price = Annotated[float, Field(gt=0, le=1e9)]
@@ -397,6 +398,8 @@ def _table(body: bytes) -> pa.Table:
         _refuse_compression(body)
         with pa.ipc.open_stream(body) as stream:
             table = stream.read_all()
+        for field in table.schema:  # names and time zones that are no UTF-8 raise here
+            str(field.name), getattr(field.type, "tz", None)
         if table.num_rows > len(body):
             raise _invalid("body", "columns without values", "send one row a symbol")
         table.validate(full=True)
@@ -651,6 +654,12 @@ def _check_grid(
     """Every time must be the close of a bar."""
     margin = pd.Timedelta(2, "D")
     first, last = utc_index(bars)[[0, -1]]
+    if last.year - first.year > _MOST_YEARS:
+        raise _invalid(
+            f"rows[{int(np.argmax(times == bars[-1]))}].time",
+            f"{last.isoformat()} is more than {_MOST_YEARS} years after {first.isoformat()}",
+            "send fewer years, or correct the time",
+        )
     grid = TradingCalendar(calendar).bars(
         parse_interval(interval),
         (first - margin).tz_localize(None).normalize(),

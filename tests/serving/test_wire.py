@@ -264,6 +264,13 @@ def test_what_is_not_arrow_is_400() -> None:
     assert caught.value.status == 400
 
 
+def test_text_that_is_no_utf8_is_400() -> None:
+    content = history_arrow(panel()).replace(b"UTC", b"U\xffC")
+    with pytest.raises(RequestError, match="the body is not an Arrow IPC stream") as caught:
+        parse_history(content, MOST, "5m", "XNYS")
+    assert caught.value.status == 400
+
+
 @pytest.mark.parametrize("dictionary", [False, True])
 def test_compressed_streams_are_refused(dictionary: bool) -> None:
     names = pa.array(["A"] * 1000)
@@ -373,6 +380,11 @@ def shuffled(content: bytes) -> bytes:
         ({"symbol": ["AAA", None]}, "rows[1].symbol", "is missing"),
         ({"time": CLOSES[[0, 0]]}, "rows[1].symbol", "a second row for 'AAA' at this time"),
         ({"time": CLOSES[:2].tz_localize(None)}, "rows[].time", "has no time zone"),
+        (
+            {"time": CLOSES[:2] + pd.to_timedelta([0, 60 * 365], "D")},
+            "rows[1].time",
+            "2084-06-16T13:40:00+00:00 is more than 50 years after 2024-07-01T13:35:00+00:00",
+        ),
         ({"time": ["a", "b"]}, "rows[].time", "is string, not a timestamp"),
         (
             {"time": CLOSES[:2] + pd.Timedelta(1, "min")},
