@@ -4,6 +4,7 @@ Requests that the document allows may be refused, since it cannot say that a hig
 low, nor what an Arrow stream is; all answers, though, must be documented ones.
 """
 
+import asyncio
 import os
 from functools import cache
 from typing import Any
@@ -73,7 +74,9 @@ def arrow_body(context: Any, value: Any) -> bytes:
 def document() -> Any:
     """The document of an application that decides; any Host header will do."""
     settings = Settings.model_validate({"serving": {"http_host": "0.0.0.0", "max_symbols": 50}})
-    app = make_app(ComputingDesk(settings), settings, TOKEN, NoMeters(), page_html(settings))
+    desk = ComputingDesk(settings)
+    asyncio.run(desk.decide(make_request()))  # so that there is a newest decision
+    app = make_app(desk, settings, TOKEN, NoMeters(), page_html(settings))
     return schemathesis.openapi.from_asgi("/openapi.json", app)
 
 
