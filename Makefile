@@ -1,4 +1,4 @@
-# Everything on a fresh machine: `make grid`, `make horizons`, `make test`.
+# Everything on a fresh machine: `make grid`, `make horizons`, `make serve`, `make test`.
 
 SHELL := /bin/bash
 # Not -u: over ssh, bash reads the system's start-up files, and those use unset variables.
@@ -30,7 +30,7 @@ if [ -z "$${found:-}" ]; then \
 fi
 endef
 
-.PHONY: help install grid horizons test bench bench-horizons constraints clean
+.PHONY: help install grid horizons serve test bench bench-horizons constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -59,6 +59,9 @@ grid: $(INSTALLED) ## install, then walk-forward-train the grid on the packaged 
 
 horizons: $(INSTALLED) ## install, then train predictors on an invented market of known truth
 	@$(BIN)/python tune/horizons.py $(ARGS)
+
+serve: $(INSTALLED) ## install, then serve decisions at http://127.0.0.1:8000 (an invented market at first)
+	@$(BIN)/python serve/run.py $(ARGS)
 
 test: $(INSTALLED_DEV) ## install, then ruff, mypy, import-linter and pytest
 	$(BIN)/ruff check .

@@ -434,6 +434,19 @@ class BlendConfig(Section):
         "between, constant outside",
     )
 
+    @field_validator("temperatures")
+    @classmethod
+    def _flattening(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in entries:
+            _, _, value = entry.partition("=")
+            try:
+                good = 0.0 < float(value) <= 1.0
+            except ValueError:
+                good = False
+            if not good:
+                raise ValueError(f"{entry!r} is not a horizon and a T in (0, 1], such as 5m=0.75")
+        return entries
+
 
 class OnlineConfig(Section):
     """Weights learned from each family's counterfactual profit, mixed into the blend."""
@@ -451,7 +464,7 @@ class OnlineConfig(Section):
         0.5, gt=0, le=100, description="profit of unit gross, sigma, at which the loss is 0 or 1"
     )
     online_half_life_sessions: float | None = Field(
-        20.0,
+        5.0,
         gt=0,
         description="sessions that halve the weight of past losses; none: never forget, as the "
         "regret bounds assume",
@@ -582,6 +595,9 @@ class ServingConfig(Section):
     http_host: str = Field("127.0.0.1", description="address listened on")
     http_port: int = Field(8000, ge=1, le=65535, description="port listened on")
     body_megabytes: float = Field(8.0, gt=0, le=1024, description="largest request body, MB")
+    history_megabytes: float = Field(
+        256.0, gt=0, le=4096, description="largest history sent to POST /v1/history, MB"
+    )
     max_symbols: int = Field(5000, ge=1, le=100000, description="most symbols of a snapshot")
     request_seconds: float = Field(
         5.0, gt=0, le=600, description="a request not answered by then fails, seconds"

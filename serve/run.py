@@ -44,7 +44,8 @@ DEMO_TRAINING = (
     "--encoder-epochs=10",
     "--cluster-epochs=10",
 )
-DEMO_SETTINGS = {"costs": {"commission_bps": 0.2}}
+DEMO_COMMISSION_BPS = 0.2  # of the served graph; the replay's quotes are narrow too
+DEMO_QUOTES = ("--half-spread-bps=0.5", "--account=demo", "--quiet")
 SERVING_SECTIONS = (
     "data",
     "standardise",
@@ -127,7 +128,7 @@ def _run(arguments: argparse.Namespace) -> int:
         bars, until = prepare_demo(storage)
         given["data"] |= {"path": str(bars), "end": until}
         if "commission_bps" not in read_overrides(arguments).get("costs", {}):
-            given["costs"]["commission_bps"] = DEMO_SETTINGS["costs"]["commission_bps"]
+            given["costs"]["commission_bps"] = DEMO_COMMISSION_BPS
     if arguments.fresh:
         shutil.rmtree(storage / "serving", ignore_errors=True)
     return _serve(arguments, storage, given, bars if demo else None)
@@ -256,6 +257,7 @@ def _start_replay(url: str, token: Path, bars: Path, pace: float) -> subprocess.
         f"--token-file={token}",
         f"--data={bars}",
         f"--speed={pace}",
+        *DEMO_QUOTES,
     ]
     return subprocess.Popen(command)
 

@@ -81,6 +81,7 @@ def decision_id(
     digest = hashlib.sha256()
     _feed(digest, snapshot)
     wanted = settings.model_dump(mode="json", include=set(DECISION_SECTIONS))
+    wanted["target_clip"] = settings.horizons.target_clip  # of the labels that are learned from
     for text in (learning_digest, risk_digest, stable_hash(wanted)):
         digest.update(text.encode())
     return digest.hexdigest()[:16]

@@ -92,8 +92,9 @@ class CostModel:
     ) -> RoundTrip:
         """Expected cost of a way in and out, from today's quote, without the borrow fee.
 
-        ``k1 spread + 2 commission + k2 sigma sqrt(minutes) + k3 sigma_day sqrt(q / ADV)``, with
-        the impact of way in and way out counted as one and k3 = ``impact_coefficient``.
+        ``k1 spread + 2 commission + k2 sigma sqrt(minutes) + 2 k3 sigma_day sqrt(q / ADV)`` with
+        k3 = ``impact_coefficient``: impact is paid on the way in and on the way out, as
+        :meth:`impact` charges each trade of a backtest.
 
         Parameters
         ----------
@@ -119,7 +120,7 @@ class CostModel:
         coefficient = self.config.impact_coefficient
         impact = 0.0
         if coefficient:
-            impact = coefficient * (sigma * session_minutes**0.5) * participation**0.5
+            impact = 2 * coefficient * (sigma * session_minutes**0.5) * participation**0.5
         return RoundTrip(
             spread_factor * spread_bps,
             2 * self.config.commission_bps,

@@ -38,6 +38,7 @@ from dpa.serving.stages import (
 )
 from dpa.serving.store import RowStore
 from dpa.serving.types import Prediction, Request, RequestError
+from dpa.serving.wire import to_json
 
 MARKET, BLENDER, ARBITER, GATE, SIZER = "market", "blender", "arbiter", "gate", "sizer"
 FAMILY = "family:"
@@ -209,7 +210,7 @@ class Graph:
         for account in list(self._unsaved):
             self._unsaved.discard(account)
             content = {"of": account, "decision": self._latest[account].to_dict()}
-            payload = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+            payload = to_json(content)
             self._store.put(f"latest:{account}", payload)
             self._store.put("latest", payload)
 
@@ -312,10 +313,21 @@ class Graph:
         stored = await asyncio.to_thread(self._store.get, name)
         return None if stored is None else dict(orjson.loads(stored)["decision"])
 
+    async def latest_id(self, account: str | None) -> str | None:
+        """See :meth:`dpa.serving.types.Desk.latest_id`."""
+        wanted = self._newest_account if account is None else account
+        if wanted in self._latest:
+            return self._latest[wanted].id
+        found = await self.latest(account)
+        return None if found is None else str(found["id"])
+
     async def bundle(self) -> dict[str, Any]:
         """See :meth:`dpa.serving.types.Desk.bundle`."""
-        described: dict[str, Any] = await self._call(MARKET, "describe")
-        return described | {"reference": self.reference, "refused": self._refused}
+        described, accounts = await asyncio.gather(
+            self._call(MARKET, "describe"), self._call(SIZER, "accounts")
+        )
+        more = {"reference": self.reference, "refused": self._refused, "accounts": accounts}
+        return {**described, **more}
 
     async def ready(self) -> dict[str, Any]:
         """See :meth:`dpa.serving.types.Desk.ready`."""

@@ -55,6 +55,7 @@ from dpa.serving.wire import (
 
 log = logging.getLogger("dpa.serving.http")
 MEGABYTE: Final = 1_000_000
+HISTORY: Final = "/v1/history"
 _PATIENCE_BYTES: Final = 64 * MEGABYTE  # of a body that is too large
 _PATIENCE_SECONDS: Final = 2.0
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
@@ -285,17 +286,27 @@ class Guard:
         here (DNS rebinding) sends its own.
     most_bytes : int
         Of a body, by its Content-Length and as counted while it is read.
+    most_history_bytes : int
+        The same for histories.
     """
 
-    def __init__(self, app: ASGIApp, hosts: tuple[str, ...] | None, most_bytes: int) -> None:
-        self._app, self._hosts, self._most = app, hosts, most_bytes
+    def __init__(
+        self,
+        app: ASGIApp,
+        hosts: tuple[str, ...] | None,
+        most_bytes: int,
+        most_history_bytes: int,
+    ) -> None:
+        self._app, self._hosts = app, hosts
+        self._most, self._most_history = most_bytes, most_history_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        body = _BodyReader(receive, headers, self._most)
+        most = self._most_history if scope["path"] == HISTORY else self._most
+        body = _BodyReader(receive, headers, most)
         begun = False
 
         async def guarded(message: Message) -> None:
@@ -385,7 +396,7 @@ class _BodyReader:
             413,
             "too_large",
             f"the body has more than {self._most} bytes",
-            "send less, or raise serving.body_megabytes",
+            "send less, or raise serving.body_megabytes or serving.history_megabytes",
         )
 
 
@@ -488,6 +499,7 @@ def make_app(
         Guard,
         hosts=allowed_hosts(serving.http_host),
         most_bytes=int(serving.body_megabytes * MEGABYTE),
+        most_history_bytes=int(serving.history_megabytes * MEGABYTE),
     )
     _handle_errors(app)
     secured: Any = {"dependencies": [Security(_Bearer(token))]}
@@ -581,14 +593,21 @@ def make_app(
         "/v1/decisions/latest",
         tags=["decisions"],
         summary="The newest decision",
-        responses=_answer(DecisionAnswer, 404, 422, 503),
+        responses={
+            **_answer(DecisionAnswer, 404, 422, 503),
+            304: {"description": "it is the one named in If-None-Match"},
+        },
     )
     async def latest(
+        request: HttpRequest,
         account: Annotated[
             str | None, Query(pattern=_ACCOUNT, description="whose; left out: of any account")
         ] = None,
     ) -> Response:
         """The newest decision with its trace, also after a restart."""
+        tag = f'"{await in_time(desk.latest_id(account))}"'
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers={"etag": tag})
         found = await in_time(desk.latest(account))
         if found is None:
             raise RequestError(
@@ -597,7 +616,7 @@ def make_app(
                 "there is no decision yet" + ("" if account is None else f" of {account!r}"),
                 "ask for one with POST /v1/decide",
             )
-        return Response(to_json(found), media_type=JSON)
+        return Response(to_json(found), headers={"etag": f'"{found["id"]}"'}, media_type=JSON)
 
     @app.get(
         "/v1/bundle",
@@ -637,7 +656,7 @@ def make_app(
         return Response(to_json(said), 200 if said["ready"] else 503, media_type=JSON)
 
     @app.post(
-        "/v1/history",
+        HISTORY,
         tags=["service"],
         summary="Replace the bars on record",
         responses=_answer(HistoryAnswer, *_READS, 409),

@@ -350,6 +350,8 @@ class SizerStage:
         self._store = RowStore(storage / "serving" / "risk.sqlite", durable=True)
         self._lock = threading.Lock()
         self._accounts: dict[str, tuple[int, RiskState, RiskState]] = {}
+        for name in self._store.names(ACCOUNT):
+            self._account(name.removeprefix(ACCOUNT))
 
     def size(
         self,
@@ -418,13 +420,11 @@ class SizerStage:
         Limits and levels stay as they are.
         """
         with self._lock:
-            stored = {name.removeprefix(ACCOUNT) for name in self._store.names(ACCOUNT)}
-            for name in stored | set(self._accounts):
-                _, _, after = self._account(name)
+            for name, (_, _, after) in list(self._accounts.items()):
                 self._keep(name, -1, after, after)
 
     def accounts(self) -> Mapping[str, dict[str, Any]]:
-        """State of every account seen since the start."""
+        """State of every account there is."""
         with self._lock:
             return {name: after.to_dict() for name, (_, _, after) in self._accounts.items()}
 
@@ -438,7 +438,7 @@ def _read_account(name: str, stored: bytes) -> tuple[int, RiskState, RiskState]:
     except (ValueError, KeyError, TypeError):
         lost = halt(RiskState.start(name), "its state on disk cannot be read")
         return -1, lost, lost
-    return bar, RiskState.from_dict(before), RiskState.from_dict(after)
+    return bar, RiskState.from_dict(before, name), RiskState.from_dict(after, name)
 
 
 def check_family_names(names: tuple[str, ...], deployed: tuple[str, ...]) -> None:

@@ -117,11 +117,15 @@ class Desk(Protocol):
         """The newest decision of an account (none: of any) as `to_dict` gives it, with trace."""
         ...
 
+    async def latest_id(self, account: str | None) -> str | None:
+        """The id of what :meth:`latest` would give."""
+        ...
+
     async def bundle(self) -> dict[str, Any]:
         """The bundle in use: ``version`` (12 digits), ``fingerprint``, ``horizons``,
         ``families``, ``interval``, ``calendar``, ``names``, ``needs``, ``trained_until``,
-        ``serving_since``, ``newest_bar`` and ``refused`` (reference and reason of the newest
-        bundle that was refused, or null)."""
+        ``serving_since``, ``newest_bar``, ``refused`` (reference and reason of the newest
+        bundle that was refused, or null) and ``accounts`` (risk state of each by name)."""
         ...
 
     async def ready(self) -> dict[str, Any]:

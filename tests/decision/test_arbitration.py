@@ -32,8 +32,8 @@ def one(alpha, chosen=FREE, **market):  # type: ignore[no-untyped-def]
 def test_cost_by_hand() -> None:
     market = make_market(0, 1, bid=99.98, ask=100.02, adv_usd=5e8, nav_usd=2e6)
     found = costs(market, HORIZONS, np.array([10.0]), settings_of())
-    # spread 4, two commissions of 1, 0.15 * 10 * sqrt(1), 10 sqrt(390) * sqrt(100,000 / 5e8)
-    np.testing.assert_allclose(found, np.full((3, 1), 4 + 2 + 1.5 + 2.792848), rtol=1e-6)
+    # spread 4, two commissions of 1, 0.15 * 10 * sqrt(1), 2 * 10 sqrt(390) * sqrt(100,000 / 5e8)
+    np.testing.assert_allclose(found, np.full((3, 1), 4 + 2 + 1.5 + 5.585696), rtol=1e-6)
     short = costs(replace(market, nav_usd=-2e6), HORIZONS, np.array([10.0]), settings_of())
     np.testing.assert_array_equal(short, found)
 

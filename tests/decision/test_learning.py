@@ -717,7 +717,7 @@ def test_bandit_is_told_of_its_plays_when_they_mature() -> None:
     for bar, snapshot in enumerate(history):
         before = state.online.estimates
         if state.session >= 0 and snapshot.market.session != state.session:
-            before = before * 0.5 ** (1 / 20)
+            before = before * 0.5 ** (1 / settings.online.online_half_life_sessions)
         state, beliefs = learn(state, snapshot, settings)
         for place, horizon in enumerate(HORIZONS):
             wanted = np.zeros(3)

@@ -63,15 +63,23 @@ def test_round_trip_by_hand() -> None:
     np.testing.assert_allclose(parts.spread, spread)
     assert parts.commission == 2
     np.testing.assert_allclose(parts.timing, [4, 8])  # 0.2 * sigma * sqrt(4)
-    # half of a day's 10 sqrt(390) = 197 bps, times the root of 1 %
-    np.testing.assert_allclose(parts.impact, [0.5 * 197.4841766 * 0.1, 0.5 * 394.9683532 * 0.2])
-    np.testing.assert_allclose(parts.total, [4 + 2 + 4 + 9.87420883, np.nan])
+    # in and out, half of a day's 10 sqrt(390) = 197 bps each, times the root of 1 %
+    np.testing.assert_allclose(parts.impact, [197.4841766 * 0.1, 394.9683532 * 0.2])
+    np.testing.assert_allclose(parts.total, [4 + 2 + 4 + 19.7484177, np.nan])
 
 
 def test_round_trip_is_twice_the_half_spread_of_the_backtest() -> None:
     model = CostModel(CostConfig(half_spread_bps=3, commission_bps=1, impact_coefficient=0))
     quoted = model.round_trip_bps(np.array([6.0]), np.array([9.0]), 1.0, np.nan, timing_factor=0)
     assert quoted.total[0] == pytest.approx(2e4 * model.linear_rate)
+
+
+def test_round_trip_pays_the_impact_of_two_trades_of_the_backtest() -> None:
+    model = CostModel(CostConfig(impact_coefficient=0.7, nav_usd=1e6))
+    sigma, weight, adv = 9.0, 0.03, 2e7
+    traded = model.impact(np.array([weight]), sigma * 390**0.5 * 1e-4, adv)  # fraction of NAV
+    quoted = model.round_trip_bps(0.0, sigma, 1.0, weight * 1e6 / adv).impact
+    assert quoted == pytest.approx(2e4 * traded[0] / weight)
 
 
 def test_participation_does_not_matter_without_impact() -> None:

@@ -107,6 +107,10 @@ class ComputingDesk:
         found = list(self.newest.values()) if account is None else [self.newest.get(account)]
         return found[-1].to_dict() if found and found[-1] is not None else None
 
+    async def latest_id(self, account: str | None) -> str | None:
+        found = await self.latest(account)
+        return None if found is None else found["id"]
+
     async def bundle(self) -> dict[str, Any]:
         return {
             "version": "0123456789ab",

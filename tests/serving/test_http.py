@@ -275,6 +275,23 @@ def test_a_media_type_may_have_parameters() -> None:
     assert post(app_of(), "/v1/decide", BODY, f"{JSON}; charset=utf-8").status_code == 200
 
 
+def test_the_latest_decision_again_is_not_sent_again() -> None:
+    app = app_of()
+    made = post(app, "/v1/decide", request_json(make_request())).json()
+    tag = ask(app, "GET", "/v1/decisions/latest").headers["etag"]
+    assert tag == f'"{made["id"]}"'
+    again = ask(app, "GET", "/v1/decisions/latest", headers={"If-None-Match": tag})
+    assert (again.status_code, again.content) == (304, b"")
+    other = ask(app, "GET", "/v1/decisions/latest", headers={"If-None-Match": '"old"'})
+    assert other.json()["id"] == made["id"]
+
+
+def test_a_history_may_be_larger_than_a_snapshot() -> None:
+    app, body = app_of(), bytes(9 * 10**6)
+    refusal(post(app, "/v1/decide", body, ARROW), 413, "too_large")
+    refusal(post(app, "/v1/history", body, ARROW), 400, "invalid")
+
+
 def test_ten_megabytes_are_413() -> None:
     async def body() -> AsyncIterator[bytes]:
         for _ in range(160):
@@ -283,7 +300,9 @@ def test_ten_megabytes_are_413() -> None:
     app = app_of()
     headers = {**AUTHORISED, "Content-Type": JSON}
     declared = ask(app, "POST", "/v1/decide", content=bytes(10**7), headers=headers)
-    assert refusal(declared, 413, "too_large")["cure"].endswith("raise serving.body_megabytes")
+    assert refusal(declared, 413, "too_large")["cure"].startswith(
+        "send less, or raise serving.body_megabytes"
+    )
     assert declared.headers["connection"] == "close"
     counted = ask(app, "POST", "/v1/decide", content=body(), headers=headers)
     refusal(counted, 413, "too_large")
