@@ -42,10 +42,10 @@ DEMO_TRAINING = (
     "--test-sessions=12",
     "--gbdt-trees=40",
     "--encoder-epochs=10",
-    "--cluster-epochs=10",
+    "--epochs=10",
 )
 DEMO_COMMISSION_BPS = 0.2  # of the served graph; the replay's quotes are narrow too
-DEMO_QUOTES = ("--half-spread-bps=0.5", "--account=demo", "--quiet")
+DEMO_QUOTES = ("--half-spread-bps=0.5", "--account=demo")
 SERVING_SECTIONS = (
     "data",
     "standardise",
@@ -219,7 +219,9 @@ def _serve(
         token = storage / "serving" / TOKEN
         print(_words(url, token, context.dashboard_url), flush=True)
         if replayed is not None and not arguments.no_replay:
-            replay = _start_replay(url, token, replayed, arguments.bars_per_second)
+            log = storage / "serving" / "replay.log"
+            replay = _start_replay(url, token, replayed, arguments.bars_per_second, log)
+            print(f"replaying the rest of the invented market; its log is {log}", flush=True)
         while not stop.wait(1.0):
             if replay is not None and replay.poll() is not None:
                 print("the replay has ended; the graph keeps serving", flush=True)
@@ -246,7 +248,9 @@ def _words(url: str, token: Path, dashboard: str) -> str:
     return "\n".join([*lines, "Ctrl-C ends it"])
 
 
-def _start_replay(url: str, token: Path, bars: Path, pace: float) -> subprocess.Popen[bytes]:
+def _start_replay(
+    url: str, token: Path, bars: Path, pace: float, log: Path
+) -> subprocess.Popen[bytes]:
     command = [
         sys.executable,
         "-m",
@@ -259,7 +263,8 @@ def _start_replay(url: str, token: Path, bars: Path, pace: float) -> subprocess.
         f"--speed={pace}",
         *DEMO_QUOTES,
     ]
-    return subprocess.Popen(command)
+    with log.open("ab") as out:
+        return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
 
 
 if __name__ == "__main__":
