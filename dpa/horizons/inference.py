@@ -215,7 +215,12 @@ class LivePredictor:
     newest: Panel = field(repr=False)
 
     def update(self, bar: Panel) -> BundleForecast:
-        """Take in the next bar and forecast from it.
+        """Take in the next bar and forecast from it; parameters and errors of :meth:`advance`."""
+        self.advance(bar)
+        return self.forecast()
+
+    def advance(self, bar: Panel) -> None:
+        """Take in the next bar.
 
         Parameters
         ----------
@@ -243,7 +248,6 @@ class LivePredictor:
             self._view.advance(missing)
         self._view.advance(whole)
         self.time, self.newest = bar.times[0], whole
-        return self.forecast()
 
     def forecast(self) -> BundleForecast:
         """What the bundle says now."""

@@ -397,7 +397,7 @@ class MarketStage:
                 manifest.calendar,
                 **{name: rows[name][None] for name in EXTRAS if name in rows},
             )
-            live.update(panel)
+            live.advance(panel)
         except DataError as e:
             raise RequestError(422, "invalid", e.what, e.cure, "time") from e
         served.rows = live.rows()
