@@ -44,12 +44,12 @@ START = "2024-10-28"  # the half day of 29 November lies in the month compared
 ARRAYS = ("returns", "stacked", "confidence", "barriers", "sigma")
 
 
-def trained_bundle(panel: Panel, folder: Path) -> HorizonBundle:
+def trained_bundle(panel: Panel, folder: Path, seed: int = 0) -> HorizonBundle:
     """A bundle of all four families at their default sizes, saved and loaded."""
     write_shards(panel, folder / "shards")
     sections = {
         "training": {"epochs": 1},
-        "horizons": {"train_sessions": 4, "test_sessions": 2},
+        "horizons": {"train_sessions": 4, "test_sessions": 2, "horizon_seed": seed},
     }
     run = Run.begin(folder / "shards", folder / "runs", sections)
     dataset = run.make_features()
