@@ -45,7 +45,7 @@ def same(one: Any, other: Any) -> bool:
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, np.ndarray):
         return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=True)
-    return bool(one == other)
+    return bool(one == other or (one != one and other != other))
 
 
 def assert_same(one: Decision, other: Decision) -> None:
@@ -102,6 +102,24 @@ def test_the_record_of_unseen_bars_is_made_before_the_first_decision(bundles, tm
     # two sessions of labels of a bar, one short: the first bar's forecast comes first
     seen = decision.beliefs.ic_samples[0]
     assert np.all((seen > 7 * 140) & (seen <= 7 * 156))
+
+
+def test_the_record_knows_no_future(bundles, tmp_path):
+    """What a bundle is said to have forecast does not change when later bars are cut off."""
+    settings = served_settings()
+    past = {}
+    for begun in (BEGUN, BEGUN - 20):
+        graph = open_graph(bundles, tmp_path / str(begun), settings, begun=begun)
+        market = graph._links._stages["market"]
+        past[begun] = {s.market.bar: s for s in market.past(market.version())}
+    shared = sorted(past[BEGUN].keys() & past[BEGUN - 20].keys())
+    assert len(shared) > 100
+    assert len(past[BEGUN]) == len(past[BEGUN - 20]) + 20
+    trained = HorizonBundle.load(bundles.first).manifest.trained_until
+    for bar in shared:
+        whole, cut = past[BEGUN][bar], past[BEGUN - 20][bar]
+        assert same(whole, cut)
+        assert whole.market.time > trained
 
 
 def test_the_same_bar_again_is_the_same_decision(bundles, tmp_path):
