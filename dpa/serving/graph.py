@@ -27,6 +27,12 @@ from dpa.market.panel import Panel
 from dpa.serving.market_stage import Candidate, MarketStage, Taken
 from dpa.serving.meters import Meters
 from dpa.serving.stages import (
+    ARBITER,
+    BLENDER,
+    FAMILY,
+    GATE,
+    MARKET,
+    SIZER,
     ArbiterStage,
     Blended,
     BlenderStage,
@@ -40,8 +46,6 @@ from dpa.serving.store import RowStore
 from dpa.serving.types import Prediction, Request, RequestError
 from dpa.serving.wire import to_json
 
-MARKET, BLENDER, ARBITER, GATE, SIZER = "market", "blender", "arbiter", "gate", "sizer"
-FAMILY = "family:"
 LATEST_SECONDS = 1.0  # how often the newest decisions are put on disk
 log = logging.getLogger("dpa.serving")
 Answer = TypeVar("Answer")

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -36,14 +36,16 @@ from dpa.decision.types import (
     Snapshot,
 )
 from dpa.errors import RunError
-from dpa.horizons.bundle import HorizonBundle, read_bundle_manifest
-from dpa.horizons.families.protocol import Family
 from dpa.horizons.types import Forecast, Singles
 from dpa.market.interval_specs import Horizon
-from dpa.serving.market_stage import read_active
 from dpa.serving.store import RowStore, pack, unpack
 from dpa.serving.types import RequestError
 
+if TYPE_CHECKING:  # torch and the like stay out of stages that hold no model
+    from dpa.horizons.families.protocol import Family
+
+MARKET, BLENDER, ARBITER, GATE, SIZER = "market", "blender", "arbiter", "gate", "sizer"
+FAMILY = "family:"
 CHECKPOINT, ACCOUNT, KEPT_BUNDLES = "checkpoint", "account:", 2
 
 
@@ -97,6 +99,9 @@ class FamilyStage:
         self.name, self._plugins = name, plugins
         self._lock = threading.Lock()
         self._loaded: dict[str, Family] = {}
+        from dpa.horizons.bundle import read_bundle_manifest
+        from dpa.serving.market_stage import read_active
+
         active = read_active(storage)
         if active is not None:
             with contextlib.suppress(RunError):  # it will be asked for by name
@@ -111,7 +116,9 @@ class FamilyStage:
         """Forecast rows (n_rows, n_features) with the bundle named."""
         return self._family(fingerprint, folder).predict(features)
 
-    def _family(self, fingerprint: str, folder: str) -> Family:
+    def _family(self, fingerprint: str, folder: str) -> "Family":
+        from dpa.horizons.bundle import HorizonBundle
+
         with self._lock:
             if fingerprint not in self._loaded:
                 family = HorizonBundle.load_family(Path(folder), self.name, self._plugins)
