@@ -42,7 +42,7 @@ def costs(
 ) -> Doubles:
     """Cost of a way in and out at each horizon, shape (n_horizons, n_symbols), bps.
 
-    ``k1 spread + 2 commission + k2 sigma sqrt(minutes) + k3 sigma_day sqrt(q / ADV)``, q the
+    ``k1 spread + 2 commission + k2 sigma sqrt(minutes) + 2 k3 sigma_day sqrt(q / ADV)``, q the
     largest position sizing asks for, ``name_weight`` of NAV. The same for longs and shorts:
     borrow is not in it. NaN where there is no quote, no sigma, or no traded value that the impact
     needs.

@@ -344,7 +344,8 @@ class Action(IntEnum):
 
 
 class Reason(IntEnum):
-    """Why a symbol is not traded, or not more. The first that applies counts."""
+    """Why a symbol is not traded, or not more: of the stages the first that says so, of the limits
+    the last that cut."""
 
     NONE = 0
     NOT_A_MEMBER = 1

@@ -46,7 +46,6 @@ from dpa.serving.store import RowStore
 from dpa.serving.types import Prediction, Request, RequestError
 from dpa.serving.wire import to_json
 
-LATEST_SECONDS = 1.0  # how often the newest decisions are put on disk
 log = logging.getLogger("dpa.serving")
 Answer = TypeVar("Answer")
 
@@ -231,7 +230,7 @@ class Graph:
         arbitration = await self._call(ARBITER, "arbitrate", *about, blended.blend.reason)
         prior = blended.beliefs.barrier_prior
         gates = await self._call(GATE, "gate", market, said.barriers, prior, alpha, arbitration)
-        sized: Sized = await self._call(SIZER, "size", *about, arbitration, gates)
+        sized: Sized = await self._call(SIZER, "size", *about, arbitration, gates, request.names)
         decision: Decision = Decision(
             decision_id(snapshot, blended.digest, sized.digest, self._settings),
             snapshot,

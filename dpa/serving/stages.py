@@ -368,13 +368,22 @@ class SizerStage:
         alpha: Doubles,
         arbitration: Arbitration,
         gates: Gates,
+        sent: tuple[str, ...],
     ) -> Sized:
         """Sizes within the limits.
+
+        Parameters
+        ----------
+        market, horizons, sigma, alpha, arbitration, gates
+            As in :func:`dpa.decision.sizing.size`.
+        sent : tuple of str
+            Symbols that the request had; `market` holds no shares of the others.
 
         Raises
         ------
         RequestError
-            When the bar is older than the account's newest.
+            When the bar is older than the account's newest, or a symbol that the account held
+            after its last decision was not sent: nobody knows how much of it is left.
         """
         wanted = size(market, horizons, sigma, alpha, arbitration, gates, self._settings)
         with self._lock:
@@ -388,6 +397,16 @@ class SizerStage:
                     "send later bars",
                 )
             begun = before if market.bar == newest else after
+            unknown = sorted(set(begun.held) - set(sent))
+            if unknown:
+                raise RequestError(
+                    422,
+                    "invalid",
+                    f"account {market.account} was to hold {unknown[0]!r} after its last "
+                    f"decision, and nothing is said of it ({len(unknown)} such)",
+                    "send every symbol that may be held, with shares 0 where none are",
+                    "symbols",
+                )
             assessed = assess(begun, market, self._settings)
             sizes, risk = limit(market, arbitration, gates, wanted, assessed, self._settings)
             self._keep(market.account, market.bar, begun, risk)

@@ -307,6 +307,19 @@ class TestSwap:
         assert asyncio.run(graph.bundle())["refused"] is None
 
 
+def test_a_held_symbol_that_is_not_sent_is_not_taken_for_sold(bundles, tmp_path):
+    graph = open_graph(bundles, tmp_path, served_settings())
+    decision = follow(graph, bundles.panel, ROWS[:6])[-1]
+    held = np.flatnonzero(decision.sizes.shares)
+    assert len(held)
+    request = make_request(bundles.panel, ROWS[6], shares=decision.sizes.shares)
+    others = chosen(request, np.setdiff1d(np.arange(8), held[:1]))
+    with pytest.raises(RequestError, match="nothing is said of it") as e:
+        asyncio.run(graph.decide(others))
+    assert (e.value.status, e.value.field) == (422, "symbols")
+    assert asyncio.run(graph.decide(request)).id
+
+
 class TestRefusals:
     @pytest.fixture
     def graph(self, bundles, tmp_path):
