@@ -10,6 +10,7 @@ for _library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
 import argparse  # noqa: E402
+import http.client  # noqa: E402
 import logging  # noqa: E402
 import shutil  # noqa: E402
 import socket  # noqa: E402
@@ -21,6 +22,7 @@ from dataclasses import dataclass  # noqa: E402
 from functools import cached_property  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
+from urllib.parse import urlsplit  # noqa: E402
 
 import numpy as np  # noqa: E402
 from bench_inference import TRAINED_SESSIONS, sizes, trained_bundle  # noqa: E402
@@ -181,6 +183,42 @@ def serving(
         finally:
             serve.shutdown()
             ray.shutdown()
+
+
+class Poster:
+    """Posts ready-made bodies to ``/v1/decide`` over one connection, answers not looked into.
+
+    Parameters
+    ----------
+    served : Served
+    kind : str
+        Media type of bodies and answers.
+    """
+
+    def __init__(self, served: Served, kind: str) -> None:
+        self._connection = http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=60)
+        self._connection.connect()
+        self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._headers = {
+            "Authorization": f"Bearer {served.token}",
+            "Content-Type": kind,
+            "Accept": kind,
+        }
+
+    def post(self, body: bytes) -> tuple[float, bytes]:
+        """Seconds until the whole answer was there, and the answer."""
+        began = time.perf_counter()
+        self._connection.request("POST", "/v1/decide", body, self._headers)
+        answer = self._connection.getresponse()
+        content = answer.read()
+        seconds = time.perf_counter() - began
+        if answer.status != 200:
+            raise RuntimeError(f"{answer.status}: {content[:300]!r}")
+        return seconds, content
+
+    def close(self) -> None:
+        """Let the connection go."""
+        self._connection.close()
 
 
 def free_port() -> int:
