@@ -51,7 +51,7 @@ class Arguments(BaseModel):
 
 
 def app(args: Arguments) -> serve.Application:
-    """The graph, bound; the builder behind ``serve run``, ``serve build`` and ``serve deploy``.
+    """The graph, bound; the builder behind ``serve run`` and ``serve deploy``.
 
     Raises
     ------
@@ -83,6 +83,14 @@ def app(args: Arguments) -> serve.Application:
         place, handles
     )
     return bound
+
+
+def __getattr__(name: str) -> serve.Application:
+    """``serve.app:graph``, for ``serve build``, which takes no builder: all arguments as they are
+    by default."""
+    if name == "graph":
+        return app(Arguments())
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _families(storage: Path, reference: str) -> tuple[str, ...]:

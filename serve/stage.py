@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayTaskError, TaskCancelledError
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
@@ -149,6 +149,8 @@ class HandleLinks:
             except RayTaskError as e:
                 cause = e.cause
                 raise cause if isinstance(cause, Exception) else e from None
+            except TaskCancelledError:  # Serve cancels the calls of a request whose client left
+                raise asyncio.CancelledError from None
             except (RayActorError, DeploymentUnavailableError) as e:
                 log.warning("%s.%s is asked again: %s", stage, method, e)
                 await asyncio.sleep(RETRY_SECONDS * (1.0 + random.random()))
