@@ -30,7 +30,7 @@ if [ -z "$${found:-}" ]; then \
 fi
 endef
 
-.PHONY: help install grid horizons serve test bench bench-horizons constraints clean
+.PHONY: help install grid horizons serve test bench bench-horizons bench-serving soak constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -83,6 +83,13 @@ bench-horizons: $(INSTALLED_DEV) ## the part of them about predictors
 	$(BIN)/python tests/benchmarks/bench_horizons_memory.py
 	$(BIN)/python tests/benchmarks/bench_horizons_real.py \
 	  --data "$${DPA_MARKET_DATA:?is not set: the folder of us_5min_bars.parquet}/us_5min_bars.parquet"
+
+bench-serving: $(INSTALLED_DEV) ## the part of them about decisions (ARGS="--names 40" for less)
+	$(BIN)/python tests/benchmarks/bench_decision.py $(ARGS)
+	$(BIN)/python tests/benchmarks/bench_serving.py $(ARGS)
+
+soak: $(INSTALLED_DEV) ## five minutes of load while every part of the graph is killed
+	$(BIN)/python tests/benchmarks/soak_serving.py $(ARGS)
 
 constraints: $(INSTALLED_DEV) ## write down the versions installed in the virtual environment
 	@{ sed '/^[^#]/,$$d' constraints.txt; \
