@@ -21,12 +21,12 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -56,6 +56,7 @@ PROXY_HEALTH = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "1",
 }
 Answer = dict[str, Any]
+Known = TypeVar("Known", LearningState, RiskState)
 
 
 # the load
@@ -194,7 +195,7 @@ class Truth:
         past = self.market.past(self.version)
         self.before: list[LearningState] = []
         self.after = [learned(past, self.settings)[1]]
-        self.risk = {name: (RiskState.start(name), RiskState.start(name)) for name in ACCOUNTS}
+        self.risk = {name: [RiskState.start(name)] for name in ACCOUNTS}
         self.bar = -1
         self.ticks: dict[int, int] = {}
         self.again: Callable[[], list[LearningState]] | None = None
@@ -251,55 +252,70 @@ class Truth:
         found = [
             snapshot(t, each.answer["left_out"]) for t, each in zip(taken, posted, strict=True)
         ]
-        ways = self._fitting(self.before, posted, found)
-        if not ways and new_bar and self.again is not None:
+        pairs = list(zip(posted, found, strict=True))
+
+        def with_some() -> list[Snapshot]:
+            names = tuple(said)
+            some = chain.from_iterable(combinations(names, k) for k in range(len(names) + 1))
+            return [snapshot(taken[0], dict.fromkeys(left, "")) for left in some]
+
+        ways = self._fitting(self.before, pairs)
+        if not ways:
             self.guessed += 1
-            self.before = self.again()
-            ways = self._fitting(self.before, posted, found)
+            if new_bar and self.again is not None:
+                self.before = distinct([*self.before, *self.again()])
+            ways = self._fitting(self.before, pairs)
+        if not ways:  # an attempt whose answer was lost was counted by the account
+            for each, seen in pairs:
+                self._with_lost_attempts(each, seen, with_some())
+            ways = self._fitting(self.before, pairs)
         self.before = ways or self.before
-        for each, seen in zip(posted, found, strict=True):
+        for each, seen in pairs:
             self._compare(each, seen)
         learned_from = {tuple(f.forecasts.left_out): f for f in found}.values()
         before = self.before
         self.after = distinct(learn(b, f, self.settings)[0] for b in before for f in learned_from)
+        self.again = lambda: distinct(
+            learn(b, f, self.settings)[0] for b in before for f in with_some()
+        )
 
-        def again() -> list[LearningState]:
-            names = tuple(said)
-            some = chain.from_iterable(combinations(names, k) for k in range(len(names) + 1))
-            seen = [snapshot(taken[0], dict.fromkeys(left, "")) for left in some]
-            return distinct(learn(b, f, self.settings)[0] for b in before for f in seen)
-
-        self.again = again
+    def _with_lost_attempts(self, each: Posted, seen: Snapshot, some: list[Snapshot]) -> None:
+        """Add what an account may be after an attempt that left out some families."""
+        name, state = each.request.account, self.before[0]
+        for risk in list(self.risk[name]):
+            for other in some:
+                tried = Snapshot(seen.market, other.forecasts)
+                after = decide(tried, State(state, risk), self.settings).risk
+                self.risk[name] = distinct([*self.risk[name], after])
 
     def _fitting(
-        self, states: list[LearningState], posted: list[Posted], found: list[Snapshot]
+        self, states: list[LearningState], pairs: list[tuple[Posted, Snapshot]]
     ) -> list[LearningState]:
         """States that give the names of all answers."""
+        return [s for s in states if all(self._risks(s, *pair) for pair in pairs)]
 
-        def name(state: LearningState, each: Posted, seen: Snapshot) -> str:
-            risk = self._risk_before(each)
-            return decision_id(seen, state.digest, risk.digest, self.settings)
-
-        pairs = list(zip(posted, found, strict=True))
-        return [s for s in states if all(name(s, e, f) == e.answer["id"] for e, f in pairs)]
-
-    def _risk_before(self, each: Posted) -> RiskState:
-        return self.risk[each.request.account][1]
+    def _risks(self, state: LearningState, each: Posted, seen: Snapshot) -> list[RiskState]:
+        """States of the account that give the name of an answer."""
+        name, found = each.answer["id"], self.risk[each.request.account]
+        return [
+            r for r in found if decision_id(seen, state.digest, r.digest, self.settings) == name
+        ]
 
     def _compare(self, each: Posted, seen: Snapshot) -> None:
-        state = State(self.before[0], self._risk_before(each))
-        decision = decide(seen, state, self.settings)
+        account, learning = each.request.account, self.before[0]
+        risk = [*self._risks(learning, each, seen), *self.risk[account]][0]
+        decision = decide(seen, State(learning, risk), self.settings)
         wanted = orjson.loads(decision_json(decision.only(each.request.names), False))
         differing = [key for key in wanted if wanted[key] != each.answer.get(key)]
         if differing:
             self.wrong.append(
-                f"bar {self.bar}, account {each.request.account}: {', '.join(differing)} "
+                f"bar {self.bar}, account {account}: {', '.join(differing)} "
                 f"(left out: {each.answer['left_out'] or 'nothing'})"
             )
         else:
             self.n_right += 1
             self.n_left_out += bool(each.answer["left_out"])
-        self.risk[each.request.account] = state.risk, decision.risk
+        self.risk[account] = [decision.risk]
 
 
 def learned(past: tuple[Snapshot, ...], settings: Settings) -> tuple[LearningState, LearningState]:
@@ -313,7 +329,7 @@ def learned(past: tuple[Snapshot, ...], settings: Settings) -> tuple[LearningSta
     return before, after
 
 
-def distinct(states: Iterator[LearningState]) -> list[LearningState]:
+def distinct(states: Iterable[Known]) -> list[Known]:
     """One of each digest."""
     return list({state.digest: state for state in states}.values())
 
