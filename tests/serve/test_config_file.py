@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from dpa.errors import RunError
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 TEXT = (REPOSITORY / "serve" / "config.yaml").read_text(encoding="utf-8")
 STAGES = {"desk", "market", "blender", "arbiter", "gate", "sizer"}
@@ -71,3 +73,13 @@ def test_the_file_imports_from_anywhere(tmp_path: Path) -> None:
     import serve.app
 
     assert callable(getattr(serve.app, name))
+
+
+def test_serve_build_finds_an_application_to_read(tmp_path, monkeypatch) -> None:
+    import serve.app
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="no bundle is promoted"):
+        _ = serve.app.graph
+    with pytest.raises(AttributeError, match="no attribute 'other'"):
+        _ = serve.app.other
