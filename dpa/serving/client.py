@@ -199,7 +199,7 @@ class Client:
             late = self._clock.elapsed() + wait > deadline
             try:
                 status, content = self._once(method, path, body, headers, away is None)
-                if late or status not in (away or ()):
+                if late or away is None or not (status in away or _not_ours(status, content)):
                     return status, content
             except (OSError, http.client.HTTPException) as e:
                 self.close()
@@ -291,6 +291,11 @@ def _address(url: str) -> tuple[type[http.client.HTTPConnection], str, int, str]
 
 
 _EXAMPLE = "write http://127.0.0.1:8000"
+
+
+def _not_ours(status: int, content: bytes) -> bool:
+    """Whether an error is of what stands before the service, such as a proxy whose replica died."""
+    return status == 500 and not content.startswith(b"{")
 
 
 def _reason(by: str, why: str) -> bytes:
