@@ -16,6 +16,7 @@ import argparse
 import os
 import signal
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import threading
@@ -130,10 +131,11 @@ def faults(
     universe: Universe, served: Served, topology: str
 ) -> list[tuple[str, Callable[[], Any]]]:
     """What is done, in order."""
-    clock = SystemClock()
+    promote = [sys.executable, "-m", "dpa.cli", "bundle", "promote", str(universe.bundles[1]),
+               "--storage", str(served.storage)]  # fmt: skip
 
-    def promote(place: Path) -> Callable[[], Any]:
-        return lambda: promote_bundle(place, served.storage, clock, "hand")
+    def swap() -> None:
+        subprocess.run(promote, check=True, stdout=subprocess.DEVNULL)
 
     def killed(title: str) -> Callable[[], None]:
         return lambda: kill(f"ray::{title}")
@@ -143,7 +145,7 @@ def faults(
         families = HorizonBundle.load(universe.bundles[0]).families
         names = ["market", *(f"family-{name}" for name in families),
                  "blender", "arbiter", "gate", "sizer", "desk"]  # fmt: skip
-    swaps = [("another bundle is promoted", promote(universe.bundles[1]))]
+    swaps = [("another bundle is promoted", swap)]
     kills = [(f"replica of {name} killed", killed(f"ServeReplica:dpa:{name}")) for name in names]
     kills += [("controller killed", killed("ServeController")),
               ("HTTP proxy killed", killed("ProxyActor"))]  # fmt: skip
