@@ -72,11 +72,12 @@ def app(args: Arguments) -> serve.Application:
     }
     handles: dict[str, Any] = {}
     if serving.topology == "graph":
+        quiet = {**options, "logging_config": {"enable_access_log": False}}  # the desk's is enough
         for name in (MARKET, BLENDER, ARBITER, GATE, SIZER):
-            handles[name] = Stage.options(name=name, **options).bind(place, name)
+            handles[name] = Stage.options(name=name, **quiet).bind(place, name)
         for family in _families(storage, reference):
             name = FAMILY + family
-            several = {**options, "num_replicas": serving.family_replicas}
+            several = {**quiet, "num_replicas": serving.family_replicas}
             handles[name] = Stage.options(name=f"family-{family}", **several).bind(place, name)
     config = {"bundle": reference}
     bound: serve.Application = Desk.options(name=DESK, user_config=config, **options).bind(
