@@ -56,6 +56,8 @@ from dpa.serving.wire import (
 log = logging.getLogger("dpa.serving.http")
 MEGABYTE: Final = 1_000_000
 HISTORY: Final = "/v1/history"
+_INLINE_BYTES: Final = MEGABYTE  # of a body that is read on the event loop
+_INLINE_SYMBOLS: Final = 1000  # of an answer that is written on it
 _PATIENCE_BYTES: Final = 64 * MEGABYTE  # of a body that is too large
 _PATIENCE_SECONDS: Final = 2.0
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
@@ -531,13 +533,17 @@ def make_app(
         body, kind = await _read_body(request, JSON, ARROW)
         begun = timer.elapsed()
         parse = parse_arrow if kind == ARROW else parse_json
-        parsed = parse(body, serving.max_symbols, decide=decide)
+        parsed = await _away_if(
+            len(body) > _INLINE_BYTES,
+            lambda: parse(body, serving.max_symbols, decide=decide),
+        )
         meters.stage("http:parse", timer.elapsed() - begun)
         return parsed
 
-    def answer(write: Callable[[], bytes], kind: str) -> Response:
+    async def answer(write: Callable[[], bytes], kind: str, n_symbols: int) -> Response:
         begun = timer.elapsed()
-        response = Response(write(), media_type=kind)
+        content = await _away_if(n_symbols > _INLINE_SYMBOLS, write)
+        response = Response(content, media_type=kind)
         meters.stage("http:answer", timer.elapsed() - begun)
         return response
 
@@ -563,10 +569,11 @@ def make_app(
         kind = _wanted_kind(request)
 
         async def work() -> Response:
-            decision = await desk.decide(await read(request, decide=True))
+            asked = await read(request, decide=True)
+            decision, length = await desk.decide(asked), len(asked.names)
             if kind == ARROW:
-                return answer(lambda: decision_arrow(decision), kind)
-            return answer(lambda: decision_json(decision, trace), kind)
+                return await answer(lambda: decision_arrow(decision), kind, length)
+            return await answer(lambda: decision_json(decision, trace), kind, length)
 
         return await in_time(work())
 
@@ -585,7 +592,7 @@ def make_app(
         async def work() -> Response:
             said = await desk.predict(await read(request, decide=False))
             write = prediction_arrow if kind == ARROW else prediction_json
-            return answer(lambda: write(said), kind)
+            return await answer(lambda: write(said), kind, len(said.names))
 
         return await in_time(work())
 
@@ -605,8 +612,9 @@ def make_app(
         ] = None,
     ) -> Response:
         """The newest decision with its trace, also after a restart."""
-        tag = f'"{await in_time(desk.latest_id(account))}"'
-        if request.headers.get("if-none-match") == tag:
+        newest = await in_time(desk.latest_id(account))
+        tag = f'"{newest}"'
+        if newest is not None and request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={"etag": tag})
         found = await in_time(desk.latest(account))
         if found is None:
@@ -616,7 +624,9 @@ def make_app(
                 "there is no decision yet" + ("" if account is None else f" of {account!r}"),
                 "ask for one with POST /v1/decide",
             )
-        return Response(to_json(found), headers={"etag": f'"{found["id"]}"'}, media_type=JSON)
+        large = len(found["symbols"]) > _INLINE_SYMBOLS
+        content = await _away_if(large, lambda: to_json(found))
+        return Response(content, headers={"etag": f'"{found["id"]}"'}, media_type=JSON)
 
     @app.get(
         "/v1/bundle",
@@ -737,6 +747,11 @@ async def _known_query(request: HttpRequest) -> None:
             near = difflib.get_close_matches(name, known, 1)
             cure = f"did you mean {near[0]!r}?" if near else "leave it out"
             raise RequestError(422, "invalid", f"{name[:60]}: is not known", cure, name[:60])
+
+
+async def _away_if(large: bool, work: Callable[[], Answer]) -> Answer:
+    """What `work` gives, from a thread when it is large."""
+    return await asyncio.to_thread(work) if large else work()
 
 
 async def _read_body(request: HttpRequest, *kinds: str) -> tuple[bytes, str]:

@@ -5,7 +5,9 @@ Both are checked by the same rules, those of the fields of :class:`SymbolBody` a
 unknown becomes a number: null in JSON and in Arrow is NaN in the arrays, and NaN is refused.
 """
 
+import contextlib
 import difflib
+import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -46,6 +48,8 @@ METADATA: Final = b"dpa"  # where an Arrow schema carries what is not of one sym
 _YEARS: Final = (1970, 2199)
 _MOST_YEARS: Final = 50  # of a history
 _MOST_CELLS: Final = 50_000_000  # bars times symbols of a history
+_MOST_BATCHES: Final = 50_000  # of an Arrow stream
+_MOST_NAME_BYTES: Final = 256  # 64 characters in UTF-8
 
 Price = Annotated[float, Field(gt=0, le=1e9)]
 Quote = Annotated[float, Field(ge=0, le=1e9)]
@@ -151,7 +155,7 @@ def parse_json(body: bytes, max_symbols: int, *, decide: bool = True) -> Request
     Raises
     ------
     RequestError
-        400 when it is not JSON, 422 naming the field otherwise.
+        400 when it is not JSON, 422 naming the field otherwise, also when it is there twice.
     """
     model = body_model(DecideBody if decide else PredictBody, max_symbols)
     parsed: Any = _validated(model, body)
@@ -184,10 +188,14 @@ def parse_arrow(body: bytes, max_symbols: int, *, decide: bool = True) -> Reques
     RequestError
         400 when it is no Arrow stream, 422 naming the field otherwise.
     """
-    table = _table(body)
+    with _readable():
+        return _parse_arrow(body, max_symbols, DecideScalars if decide else PredictScalars)
+
+
+def _parse_arrow(body: bytes, max_symbols: int, scalars: type[PredictScalars]) -> Request:
+    table = _table(body, SymbolBody.model_fields, "symbols")
     if table.num_rows > max_symbols:
         raise _too_many(table.num_rows, max_symbols)
-    scalars = DecideScalars if decide else PredictScalars
     metadata = (table.schema.metadata or {}).get(METADATA)
     if metadata is None:
         raise _invalid(
@@ -196,8 +204,8 @@ def parse_arrow(body: bytes, max_symbols: int, *, decide: bool = True) -> Reques
             "put time, nav_usd and the like as JSON into the schema's metadata under 'dpa'",
         )
     parsed = _validated(scalars, metadata)
-    _check_columns(table, SymbolBody.model_fields, "symbols")
-    names = _texts(table, "symbol", "symbols", SymbolBody)
+    distinct, code = _names(table, "symbols", SymbolBody, max_symbols)
+    names = tuple(distinct[k] for k in code)
     if not names:
         raise _no_symbols()
     columns = {
@@ -287,7 +295,12 @@ def _check_ranges(columns: Mapping[str, Doubles], rows: str) -> None:
 
 
 def _invalid(field: str, what: str, cure: str, status: int = 422) -> RequestError:
+    field, what = _cut(field, 100), _cut(what, 300)
     return RequestError(status, "invalid", f"{field}: {what}", cure, field)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _no_symbols() -> RequestError:
@@ -302,9 +315,47 @@ def _too_many(given: int, most: int) -> RequestError:
 
 def _validated(model: Any, body: bytes) -> Any:
     try:
-        return model.model_validate_json(body)
+        parsed = model.model_validate_json(body)
     except ValidationError as e:
         raise _in_words(model, e) from e
+    _check_keys(parsed, body)
+    return parsed
+
+
+def _check_keys(parsed: BaseModel, body: bytes) -> None:
+    """Refuse a field that is there twice, of which the last would be taken.
+
+    The colon of a field follows a quote or white space, so those that do are at least as many as
+    the fields written; unknown fields are refused already, so the fields read are the distinct
+    ones. Only where the two differ, by a repetition or by a text that looks like a field, is the
+    body read again.
+    """
+    objects = (parsed, *getattr(parsed, "symbols", ()))
+    read = sum(map(len, map(attrgetter("model_fields_set"), objects)))
+    if sum(map(body.count, (b'":', b" :", b"\n:", b"\r:", b"\t:"))) == read:
+        return
+    pairs = json.loads(body, object_pairs_hook=_Pairs, parse_int=str, parse_float=str)
+    for field in _repeated(pairs, ""):
+        raise _invalid(field, "is there twice", "send every field once")
+
+
+class _Pairs(tuple[tuple[str, Any], ...]):
+    """Fields of a JSON object as they are written."""
+
+
+def _repeated(value: Any, place: str) -> Iterator[str]:
+    """Paths of the fields that are there again."""
+    if isinstance(value, _Pairs):
+        seen = set()
+        for name, inner in value:
+            here = f"{place}.{name}".lstrip(".")
+            if name in seen:
+                yield here
+            seen.add(name)
+            yield from _repeated(inner, here)
+    elif isinstance(value, list):
+        for k, inner in enumerate(value):
+            yield from _repeated(inner, f"{place}[{k}]")
 
 
 _BOUNDS: Final = {
@@ -386,38 +437,83 @@ def _unknown_field(field: str, name: str, known: Sequence[str]) -> RequestError:
 # --- Arrow -----------------------------------------------------------------------------------
 
 
-def _table(body: bytes) -> pa.Table:
-    """All rows of a stream, every offset checked.
-
-    Raises
-    ------
-    RequestError
-        400, 413 or 422.
-    """
+@contextlib.contextmanager
+def _readable(*damage: type[Exception]) -> Iterator[None]:
+    """What Arrow cannot read, or is damaged as `damage` says, is refused: 400."""
     try:
-        _refuse_compression(body)
-        with pa.ipc.open_stream(body) as stream:
-            table = stream.read_all()
-        for field in table.schema:  # names and time zones that are no UTF-8 raise here
-            str(field.name), getattr(field.type, "tz", None)
-        if table.num_rows > len(body):
-            raise _invalid("body", "columns without values", "send one row a symbol")
-        table.validate(full=True)
-    except (pa.ArrowException, struct.error, OSError, ValueError, IndexError) as e:
+        yield
+    except (pa.ArrowException, *damage) as e:
         said = " ".join(str(e).split())[:200]
         raise RequestError(
             400, "invalid", f"the body is not an Arrow IPC stream: {said}", f"send {ARROW}"
         ) from e
+
+
+def _table(body: bytes, known: Mapping[str, Any], rows: str) -> pa.Table:
+    """All rows of a stream, of known columns; every offset checked but those of dictionaries.
+
+    Nothing is unpacked: the table refers to `body`.
+
+    Raises
+    ------
+    RequestError
+        400 or 422.
+    """
+    with _readable(struct.error, OSError, ValueError, IndexError):
+        _check_messages(body)
+        with pa.ipc.open_stream(body) as stream:
+            _check_columns(stream.schema, known, rows)
+            table = stream.read_all()
+        if table.num_rows > len(body):
+            raise _invalid("body", "columns without values", "send one row a symbol")
+        coded = [k for k, kind in enumerate(table.schema.types) if pa.types.is_dictionary(kind)]
+        table.select([k for k in range(table.num_columns) if k not in coded]).validate(full=True)
+        for k in coded:  # their values are checked once, not once a batch: _decoded
+            table.column(k).validate()
+            for chunk in table.column(k).chunks:
+                chunk.indices.validate(full=True)
     return table
 
 
-def _refuse_compression(body: bytes) -> None:
-    """Compressed streams could unpack to any size."""
+def _check_type(field: pa.Field, rows: str) -> None:
+    """Columns are of numbers, flags, times or text; of dictionaries, those of text only.
+
+    Others (nested, run-end encoded, views, dictionaries of anything else) may stand for far more
+    than was sent.
+    """
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    texts = (pa.types.is_string, pa.types.is_large_string)
+    flat = (
+        pa.types.is_null,
+        pa.types.is_boolean,
+        pa.types.is_integer,
+        pa.types.is_floating,
+        pa.types.is_timestamp,
+    )
+    if not any(test(kind) for test in (texts if kind is not field.type else (*texts, *flat))):
+        raise _invalid(
+            f"{rows}[].{field.name}",
+            f"is {_cut(str(field.type), 60)}",
+            "send numbers, true or false, timestamps, text, or dictionaries of text",
+        )
+
+
+def _check_messages(body: bytes) -> None:
+    """Compressed streams could unpack to any size; growing dictionaries too, batch by batch."""
+    batches = 0
     for message in pa.ipc.MessageReader.open_stream(body):
-        if message.type in ("record batch", "dictionary") and _compressed(
-            message.metadata.to_pybytes(), message.type == "dictionary"
-        ):
+        if message.type not in ("record batch", "dictionary"):
+            continue
+        dictionary, header = message.type == "dictionary", message.metadata.to_pybytes()
+        if _compressed(header, dictionary):
             raise _invalid("body", "the Arrow stream is compressed", "send it uncompressed")
+        if dictionary and _is_delta(header):
+            raise _invalid("body", "a dictionary grows in the stream", "send dictionaries whole")
+        batches += 1
+        if batches > _MOST_BATCHES:
+            raise _invalid(
+                "body", f"more than {_MOST_BATCHES} record batches", "send fewer, larger ones"
+            )
 
 
 def _compressed(header: bytes, dictionary: bool) -> bool:
@@ -426,64 +522,144 @@ def _compressed(header: bytes, dictionary: bool) -> bool:
     See Message.fbs of the Arrow format: `Message.header` is field 2, `DictionaryBatch.data` field
     1, `RecordBatch.compression` field 3.
     """
-
-    def field(table: int, number: int) -> int | None:
-        vtable = table - struct.unpack_from("<i", header, table)[0]
-        (size,) = struct.unpack_from("<H", header, vtable)
-        slot = 4 + 2 * number
-        offset = struct.unpack_from("<H", header, vtable + slot)[0] if slot < size else 0
-        return table + offset if offset else None
-
-    def follow(place: int | None) -> int:
-        if place is None:
-            raise ValueError("a message without a body")
-        return int(place + struct.unpack_from("<I", header, place)[0])
-
-    batch = follow(field(follow(0), 2))
+    batch = _follow(header, _field(header, _follow(header, 0), 2))
     if dictionary:
-        batch = follow(field(batch, 1))
-    return field(batch, 3) is not None
+        batch = _follow(header, _field(header, batch, 1))
+    return _field(header, batch, 3) is not None
 
 
-def _check_columns(table: pa.Table, known: Mapping[str, Any], rows: str) -> None:
-    names = table.column_names
+def _is_delta(header: bytes) -> bool:
+    """``DictionaryBatch.isDelta``, field 2, of the flatbuffer of a message."""
+    place = _field(header, _follow(header, _field(header, _follow(header, 0), 2)), 2)
+    return place is not None and header[place] != 0
+
+
+def _field(header: bytes, table: int, number: int) -> int | None:
+    """Where a flatbuffer has a field of a table; none: it does not."""
+    vtable = table - struct.unpack_from("<i", header, table)[0]
+    (size,) = struct.unpack_from("<H", header, vtable)
+    slot = 4 + 2 * number
+    offset = struct.unpack_from("<H", header, vtable + slot)[0] if slot < size else 0
+    return table + offset if offset else None
+
+
+def _follow(header: bytes, place: int | None) -> int:
+    """The table that an offset in a flatbuffer refers to."""
+    if place is None:
+        raise ValueError("a message without a body")
+    return int(place + struct.unpack_from("<I", header, place)[0])
+
+
+def _check_columns(schema: pa.Schema, known: Mapping[str, Any], rows: str) -> None:
+    names = schema.names
     for name in names:
         if name not in known:
             raise _unknown_field(f"{rows}[].{name}", name, list(known))
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise _invalid(f"{rows}[].{twice}", "is there twice", "send every column once")
+    for field in schema:
+        getattr(field.type, "tz", None)  # a time zone that is no UTF-8 raises here
+        _check_type(field, rows)
 
 
 def _column(table: pa.Table, name: str, rows: str, words: str, *kinds: Any) -> pa.ChunkedArray:
-    """A column of one of the kinds, or of nulls only; dictionaries decoded."""
+    """A column of one of the kinds, or of nulls only."""
     if name not in table.column_names:
         raise _invalid(f"{rows}[].{name}", "is missing", "add the column")
     column = table.column(name)
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
     if not (pa.types.is_null(column.type) or any(kind(column.type) for kind in kinds)):
         raise _invalid(f"{rows}[].{name}", f"is {column.type}, not {words}", "convert the column")
     return column
 
 
-def _texts(table: pa.Table, name: str, rows: str, model: type[BaseModel]) -> tuple[str, ...]:
-    column = _column(table, name, rows, "text", pa.types.is_string, pa.types.is_large_string)
+def _names(
+    table: pa.Table, rows: str, model: type[BaseModel], most: int
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Distinct names of the column ``symbol``, and which of them each row has."""
+    text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary)
+    column = _column(table, "symbol", rows, "text", *text)
     if column.null_count:
-        place = int(np.argmax(column.is_null().to_numpy()))
-        raise _invalid(f"{rows}[{place}].{name}", "is missing", "add it")
-    texts = column.to_pylist()
+        raise _no_name(rows, int(np.argmax(column.is_null().to_numpy())))
+    if pa.types.is_dictionary(column.type):
+        distinct, code = _decoded(column, rows, most)
+    else:
+        unique = column.unique()
+        if len(unique) > most:
+            raise _too_many(len(unique), most)
+        distinct, code = unique.to_pylist(), pc.index_in(column, unique).to_numpy()
+    code = np.asarray(code, dtype=np.int64)
+    if None in distinct:
+        raise _no_name(rows, int(np.argmax(code == distinct.index(None))))
     try:
-        _text_list(model, name).validate_python(texts)
+        _text_list(model, "symbol").validate_python(distinct)
     except ValidationError as e:
-        place = int(e.errors()[0]["loc"][0])
-        pattern = e.errors()[0]["ctx"]["pattern"]
+        wrong = int(e.errors()[0]["loc"][0])
         raise _invalid(
-            f"{rows}[{place}].{name}",
-            f"{_shown(texts[place])} does not match {pattern}",
+            f"{rows}[{int(np.argmax(code == wrong))}].symbol",
+            f"{_shown(distinct[wrong])} does not match {e.errors()[0]['ctx']['pattern']}",
             "correct it",
         ) from e
-    return tuple(texts)
+    return tuple(name for name in distinct if name is not None), code
+
+
+def _no_name(rows: str, place: int) -> RequestError:
+    return _invalid(f"{rows}[{place}].symbol", "is missing", "add it")
+
+
+def _decoded(
+    column: pa.ChunkedArray, rows: str, most: int
+) -> tuple[list[str | None], NDArray[np.int64]]:
+    """Distinct values of a dictionary column, in order of appearance, and those of each row.
+
+    Batches may share a dictionary or replace it; each is checked and read once. Values that no
+    row has are left out.
+    """
+    key, values = None, list[str | None]()
+    place: dict[str | None, int] = {}
+    codes = [np.empty(0, dtype=np.int64)]
+    for chunk in column.chunks:
+        if not len(chunk):
+            continue
+        index = chunk.indices.to_numpy().astype(np.int64)
+        storage = _storage(chunk.dictionary)
+        if storage != key:
+            key, values = storage, _values(chunk.dictionary, rows, most)
+        if not 0 <= index.min() <= index.max() < len(values):
+            raise _invalid(f"{rows}[].symbol", "refers to no value of its dictionary", "correct it")
+        used, first, inverse = np.unique(index, return_index=True, return_inverse=True)
+        number = np.empty(len(used), dtype=np.int64)
+        for k in np.argsort(first):
+            number[k] = place.setdefault(values[used[k]], len(place))
+        if len(place) > most:
+            raise _too_many(len(place), most)
+        codes.append(number[inverse])
+    return list(place), np.concatenate(codes)
+
+
+def _storage(array: pa.Array) -> tuple[Any, ...]:
+    """Where an array lies, equal for arrays that are the same memory."""
+    places = ((b.address, b.size) if b is not None else None for b in array.buffers())
+    return (len(array), array.offset, *places)
+
+
+def _values(dictionary: pa.Array, rows: str, most: int) -> list[str | None]:
+    """Values of a dictionary of names."""
+    field = f"{rows}[].symbol"
+    if len(dictionary) > most:
+        raise _invalid(
+            field,
+            f"a dictionary of {len(dictionary)} values, more than {most}",
+            f"send a dictionary of at most {most} or text, or raise serving.max_symbols",
+        )
+    dictionary.validate(full=True)
+    longest = pc.max(pc.binary_length(dictionary)).as_py() or 0
+    if longest > _MOST_NAME_BYTES:
+        raise _invalid(
+            field, f"a value of {longest} bytes in the dictionary", "names have 1 to 64 characters"
+        )
+    values: list[str | None] = dictionary.to_pylist()
+    return values
 
 
 @lru_cache(maxsize=8)
@@ -592,11 +768,14 @@ def parse_history(body: bytes, max_symbols: int, interval: str, calendar: str) -
     RequestError
         400 when it is no Arrow stream, 422 naming the field otherwise.
     """
-    table = _table(body)
-    _check_columns(table, HistoryRow.model_fields, "rows")
+    with _readable():
+        return _parse_history(body, max_symbols, interval, calendar)
+
+
+def _parse_history(body: bytes, max_symbols: int, interval: str, calendar: str) -> Panel:
+    table = _table(body, HistoryRow.model_fields, "rows")
     times = _times(table)
-    symbol = _column(table, "symbol", "rows", "text", pa.types.is_string, pa.types.is_large_string)
-    names = _texts(pa.table({"symbol": symbol.unique()}), "symbol", "rows", HistoryRow)
+    names, code = _names(table, "rows", HistoryRow, max_symbols)
     if not names:
         raise _invalid("rows", "there are none", "send at least one bar")
     if len(names) > max_symbols:
@@ -609,7 +788,8 @@ def parse_history(body: bytes, max_symbols: int, interval: str, calendar: str) -
     bars, bar = np.unique(times, return_inverse=True)
     _check_grid(bars, times, interval, calendar)
     order = sorted(names)
-    asset = pc.index_in(symbol, pa.array(order)).to_numpy().astype(np.int64)
+    rank = {name: k for k, name in enumerate(order)}
+    asset = np.array([rank[name] for name in names])[code]
     shape = (len(bars), len(order))
     if shape[0] * shape[1] > _MOST_CELLS:
         raise _invalid(

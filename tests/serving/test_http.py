@@ -26,6 +26,7 @@ from dpa.decision.decision import Decision
 from dpa.decision.records import from_arrow, plain
 from dpa.errors import ClusterUnavailable, DataError, RunError
 from dpa.market.panel import Panel
+from dpa.serving import wire
 from dpa.serving.http import allowed_hosts, make_app
 from dpa.serving.page import page_html
 from dpa.serving.types import Request, RequestError
@@ -284,6 +285,58 @@ def test_the_latest_decision_again_is_not_sent_again() -> None:
     assert (again.status_code, again.content) == (304, b"")
     other = ask(app, "GET", "/v1/decisions/latest", headers={"If-None-Match": '"old"'})
     assert other.json()["id"] == made["id"]
+
+
+def test_no_decision_is_none_whatever_the_client_has() -> None:
+    app = app_of()
+    for tag in ('"None"', "None", '""'):
+        response = ask(app, "GET", "/v1/decisions/latest", headers={"If-None-Match": tag})
+        refusal(response, 404, "not_found")
+        assert "etag" not in response.headers
+
+
+def test_a_field_that_is_there_twice_is_refused() -> None:
+    body = json.dumps(BODY).replace('"close": 20.0', '"shares": 1.5, "shares": -7')
+    error = refusal(post(app_of(), "/v1/decide", body.encode()), 422, "invalid")
+    assert (error["field"], error["what"]) == (
+        "symbols[1].shares",
+        "symbols[1].shares: is there twice",
+    )
+
+
+def test_a_stream_that_unpacks_to_gigabytes_is_refused() -> None:
+    name = pa.DictionaryArray.from_arrays(np.zeros(5000, np.int8), ["A" * 1_500_000])
+    about = {b"dpa": json.dumps({k: v for k, v in BODY.items() if k != "symbols"}).encode()}
+    body = to_stream(pa.table({"symbol": name}).replace_schema_metadata(about))
+    assert len(body) < 2e6
+    error = refusal(post(app_of(), "/v1/decide", body, ARROW), 422, "invalid")
+    assert error["field"] == "symbols[].symbol"
+
+
+def test_large_bodies_and_answers_are_left_to_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: dict[str, threading.Thread] = {}
+    for name in ("parse_json", "parse_arrow", "decision_json", "decision_arrow",
+                 "prediction_json", "prediction_arrow", "to_json"):  # fmt: skip
+
+        def noted(*args: Any, _name: str = name, **more: Any) -> Any:
+            threads[_name] = threading.current_thread()
+            return getattr(wire, _name)(*args, **more)
+
+        monkeypatch.setattr(f"dpa.serving.http.{name}", noted)
+    app, loop = app_of(), threading.current_thread()
+    for count, padding, apart in ((1000, 0, False), (1001, 10**6, True)):
+        request = make_request(count)
+        body = request_json(request) + b" " * padding
+        about = request_arrow(request) + bytes(padding)
+        for path in ("/v1/decide", "/v1/predict"):
+            assert post(app, path, body).status_code == 200
+            assert post(app, path, about, ARROW, Accept=ARROW).status_code == 200
+        assert ask(app, "GET", "/v1/decisions/latest").status_code == 200
+        assert len(threads) == 7
+        assert {name for name, thread in threads.items() if thread is not loop} == (
+            set(threads) if apart else set()
+        )
+        threads.clear()
 
 
 def test_a_history_may_be_larger_than_a_snapshot() -> None:

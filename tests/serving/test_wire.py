@@ -289,6 +289,205 @@ def test_a_stream_that_claims_more_rows_than_bytes_is_refused() -> None:
         parse_arrow(to_stream(pa.Table.from_batches([batch])), MOST)
 
 
+def stream_of(columns: dict[str, Any], most: int | None = None) -> bytes:
+    scalars = {name: value for name, value in BODY.items() if name != "symbols"}
+    table = pa.table(columns).replace_schema_metadata({b"dpa": json.dumps(scalars).encode()})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table, max_chunksize=most)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def coded(index: list[Any], values: Any, kind: Any = "int8") -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(index, kind), pa.array(values))
+
+
+def refused(parse: Any, *args: Any) -> RequestError:
+    before = pa.default_memory_pool().max_memory()
+    with pytest.raises(RequestError) as caught:
+        parse(*args)
+    assert (caught.value.status, bool(caught.value.cure)) == (422, True)
+    assert pa.default_memory_pool().max_memory() <= max(before, 50e6)
+    return caught.value
+
+
+@pytest.mark.parametrize("most", [None, 1, 1000], ids=lambda most: f"batches-of-{most}")
+@pytest.mark.parametrize("length", [1_500_000, 257])
+def test_a_long_name_in_a_dictionary_is_never_unpacked(length: int, most: int | None) -> None:
+    names = coded([0] * 5000, ["A" * length])
+    error = refused(parse_arrow, stream_of({"symbol": names}, most), 5000)
+    assert error.what == f"symbols[].symbol: a value of {length} bytes in the dictionary"
+    times = pa.array([CLOSES[0]] * 5000, pa.timestamp("ns", tz="UTC"))
+    content = stream_of({"time": times, "symbol": names, "close": [1.0] * 5000}, most)
+    assert refused(parse_history, content, 5000, "5m", "XNYS").field == "rows[].symbol"
+
+
+def test_a_dictionary_has_no_more_values_than_symbols_are_allowed() -> None:
+    many = coded([0, 1], [f"S{k}" for k in range(MOST + 1)])
+    error = refused(parse_arrow, stream_of({"symbol": many}), MOST)
+    assert "a dictionary of 101 values, more than 100" in error.what
+    fits = coded([99, 3], [*(f"S{k}" for k in range(MOST - 1)), "é" * 64], "int64")
+    assert parse_arrow(stream_of({"symbol": fits}), MOST).names == ("é" * 64, "S3")
+
+
+def test_values_of_a_dictionary_that_no_row_has_do_not_matter() -> None:
+    names = coded([2, 1], [None, "BBB", "AAA", "A\nB", "BBB"])
+    assert parse_arrow(stream_of({"symbol": names}), MOST).names == ("AAA", "BBB")
+    for index, values, field in (
+        ([1, 0], ["A\nB", "AAA"], "symbols[1].symbol"),
+        ([1, 0], [None, "AAA"], "symbols[1].symbol"),
+        ([0, 1, None], ["AAA", "BBB"], "symbols[2].symbol"),
+        ([0, 1, 2], ["AAA", "BBB", "AAA"], "symbols[2].symbol"),
+    ):
+        assert refused(parse_arrow, stream_of({"symbol": coded(index, values)}), MOST).field == (
+            field
+        )
+
+
+def test_an_index_beyond_its_dictionary_is_refused() -> None:
+    for wrong in (2, -1, 127):
+        index = pa.array([0, wrong], "int8")
+        names = pa.DictionaryArray.from_arrays(index, ["AAA", "BBB"], safe=False)
+        with pytest.raises(RequestError) as caught:
+            parse_arrow(stream_of({"symbol": names}), MOST)
+        assert caught.value.status in (400, 422)
+
+
+def test_batches_may_replace_a_dictionary() -> None:
+    chunks = [coded([1, 0], ["AAA", "BBB"]), coded([0], ["CCC"]), coded([1], ["EEE", "DDD"])]
+    request = parse_arrow(stream_of({"symbol": pa.chunked_array(chunks)}), MOST)
+    assert request.names == ("BBB", "AAA", "CCC", "DDD")
+
+
+def test_a_dictionary_that_grows_is_refused() -> None:
+    chunks = [coded([0], ["AAA"]), coded([1], ["AAA", "BBB"])]
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(emit_dictionary_deltas=True)
+    table = pa.table({"symbol": pa.chunked_array(chunks)})
+    with pa.ipc.new_stream(sink, table.schema, options=options) as stream:
+        stream.write_table(table)
+    error = refused(parse_arrow, sink.getvalue().to_pybytes(), MOST)
+    assert error.what == "body: a dictionary grows in the stream"
+
+
+FLAT = pa.array([1.0, 2.0])
+TRICKS = {
+    "run ends": pa.RunEndEncodedArray.from_arrays(pa.array([2], "int32"), pa.array([1.0])),
+    "coded numbers": pa.DictionaryArray.from_arrays([0, 0], FLAT),
+    "list": pa.array([[1.0], [2.0]]),
+    "list view": pa.ListViewArray.from_arrays(pa.array([0, 0], "int32"), pa.array([2, 2], "int32"),
+                                              FLAT),
+    "fixed list": pa.FixedSizeListArray.from_arrays(pa.array([1.0] * 4), 2),
+    "struct": pa.StructArray.from_arrays([FLAT], ["x"]),
+    "text view": pa.array(["A" * 100, "B" * 100], pa.string_view()),
+    "coded text view": pa.DictionaryArray.from_arrays(
+        [0, 0], pa.array(["A"], pa.string_view())
+    ),
+    "coded list": pa.DictionaryArray.from_arrays([0, 0], pa.array([[1.0]])),
+    "bytes": pa.array([b"a", b"b"]),
+    "decimal": FLAT.cast(pa.decimal128(10, 2)),
+    "union": pa.UnionArray.from_sparse(pa.array([0, 0], "int8"), [FLAT]),
+    "extension": pa.ExtensionArray.from_storage(pa.bool8(), pa.array([0, 1], "int8")),
+    "nested dictionary": pa.StructArray.from_arrays([coded([0, 0], ["A"])], ["x"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+@pytest.mark.parametrize("column", ["symbol", "close", "member"])
+def test_columns_that_are_not_flat_are_refused(trick: str, column: str) -> None:
+    columns = {"symbol": pa.array(["AAA", "BBB"]), column: TRICKS[trick]}
+    error = refused(parse_arrow, stream_of(columns), MOST)
+    assert error.field == f"symbols[].{column}"
+    times = pa.array(CLOSES[:2], pa.timestamp("ns", tz="UTC"))
+    place = "time" if column == "member" else column
+    rows = {"time": times, "symbol": ["AAA", "AAA"], "close": FLAT, place: TRICKS[trick]}
+    assert refused(parse_history, stream_of(rows), MOST, "5m", "XNYS").field == f"rows[].{place}"
+
+
+def test_more_batches_than_can_be_meant_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpa.serving.wire._MOST_BATCHES", 3)
+    names = pa.array([f"S{k}" for k in range(4)])
+    assert len(parse_arrow(stream_of({"symbol": names[:3]}, 1), MOST).names) == 3
+    assert "more than 3 record batches" in (
+        refused(parse_arrow, stream_of({"symbol": names}, 1), 9).what
+    )
+
+
+def test_a_long_column_name_is_cut_in_the_answer() -> None:
+    error = refused(parse_arrow, stream_of({"x" * 10**6: [1.0]}), MOST)
+    assert len(str(error)) < 1000
+    assert len(error.field) <= 100
+
+
+@pytest.mark.parametrize("error", [pa.ArrowMemoryError, pa.ArrowNotImplementedError,
+                                   pa.ArrowCapacityError, pa.ArrowKeyError])  # fmt: skip
+def test_whatever_arrow_raises_is_a_refusal(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise error("malloc of size 7500000000 failed")
+
+    monkeypatch.setattr("dpa.serving.wire._numbers", fails)
+    for parse, args in (
+        (parse_arrow, (stream_of({"symbol": ["AAA"], "close": [1.0]}), MOST)),
+        (parse_history, (history_arrow(panel()), MOST, "5m", "XNYS")),
+    ):
+        with pytest.raises(RequestError, match="malloc of size") as caught:
+            parse(*args)
+        assert caught.value.status == 400
+
+
+# --- fields that are there twice -------------------------------------------------------------
+
+TWICE = [
+    ('"nav_usd":1e6,', '"nav_usd":1e6,"nav_usd":2e6,', "nav_usd"),
+    ('"nav_usd":1e6,', '"nav_usd" : null, "nav_usd"\n:2e6,', "nav_usd"),
+    ('"nav_usd":1e6,', '"nav_usd":{"a":[1]},"nav_usd":2e6,', "nav_usd"),
+    ('"nav_usd":1e6,', '"nav_usd":1,"nav\\u005fusd":2e6,', "nav_usd"),
+    ('"lot":100', '"lot":100,"lot":100', "symbols[1].lot"),
+    ('"lot":100', '"shares":1.5,"shares":-7', "symbols[1].shares"),
+    ('"close":10', '"close":' + "9" * 400 + ',"close"\t:10', "symbols[0].close"),
+    ('"symbols":[', '"symbols":[{"symbol":"X"}],"symbols":[', "symbols"),
+    ('"BBB"', '":\\":",\r"symbol"\r:"BBB"', "symbols[1].symbol"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "field"), TWICE, ids=range(len(TWICE)))
+def test_a_field_that_is_there_twice_is_refused(old: str, new: str, field: str) -> None:
+    text = orjson.dumps(BODY).decode().replace('"nav_usd":1000000.0', '"nav_usd":1e6')
+    assert text.count(old) == 1
+    parse_json(text.encode(), MOST)
+    error = refused(parse_json, text.replace(old, new).encode(), MOST)
+    assert (error.field, error.what) == (field, f"{field}: is there twice")
+
+
+def test_a_scalar_that_is_there_twice_in_metadata_is_refused() -> None:
+    table = pa.table({"symbol": ["AAA"]})
+    text = b'{"time":"2024-07-01T14:35:00Z","nav_usd":1,"prior_nav_usd":1,"nav_usd":2}'
+    body = to_stream(table.replace_schema_metadata({b"dpa": text}))
+    assert refused(parse_arrow, body, MOST).field == "nav_usd"
+    assert refused(parse_risk, b'{"by":"a","why":"b","by":"c"}').field == "by"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.text(st.sampled_from('":, \\{}[]aé'), min_size=1, max_size=6),
+        min_size=1, max_size=4, unique=True,
+    ),
+    st.sampled_from([None, 2]), st.booleans(),
+)  # fmt: skip
+def test_names_that_look_like_fields_are_read(
+    names: list[str], indent: int | None, plain: bool
+) -> None:
+    rows = [{"symbol": name, "shares": 2.0} for name in names]
+    text = json.dumps({**BODY, "symbols": rows}, indent=indent, ensure_ascii=plain)
+    assert parse_json(text.encode(), MOST).names == tuple(names)
+    again = text.replace('"shares"', '"shares": 1.0, "shares"', 1)
+    assert refused(parse_json, again.encode(), MOST).field == "symbols[0].shares"
+
+
 def test_arrow_says_what_is_wrong_with_a_column() -> None:
     def refusal(**columns: Any) -> str:
         scalars = {name: value for name, value in BODY.items() if name != "symbols"}
