@@ -380,16 +380,10 @@ def start(bundle: HorizonBundle, tail: Panel) -> LivePredictor:
     Raises
     ------
     DataError
-        When the tail is too short, of another interval or calendar, lacks an array, or has less
-        than half of the names the bundle was trained on.
+        When the tail is too short, of another interval or calendar, lacks an array, or has any
+        price of less than half of the names the bundle was trained on.
     """
     _check_kind(bundle, tail)
-    share = len(set(tail.names) & set(bundle.manifest.names)) / len(bundle.manifest.names)
-    if share < LEAST_SHARE:
-        raise DataError(
-            f"the data have {share:.0%} of the names the bundle was trained on",
-            "give more of them: they are the market that names are held against",
-        )
     whole = on_session_grid(tail) if tail.n_bars else tail
     before = whole.times.searchsorted(tail.times[0]) if tail.n_bars else 0  # filled up, not given
     given = whole.n_bars - int(before)
@@ -398,6 +392,13 @@ def start(bundle: HorizonBundle, tail: Panel) -> LivePredictor:
             f"a tail of {given} bars is too short: the features look back over "
             f"{bundle.manifest.tail_bars}",
             "give a longer tail",
+        )
+    seen = {tail.names[k] for k in np.flatnonzero(np.isfinite(tail.prices).any(axis=0))}
+    share = len(seen & set(bundle.manifest.names)) / len(bundle.manifest.names)
+    if share < LEAST_SHARE:
+        raise DataError(
+            f"the data have prices of {share:.0%} of the names the bundle was trained on",
+            "give more of them: they are the market that names are held against",
         )
     names = canonical_names(bundle, tail)
     whole = aligned(whole, names)

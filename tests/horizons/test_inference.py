@@ -264,6 +264,19 @@ class TestRefusals:
         tail = columns_of(small_panel.window(0, TAIL), [0, 1, 2])
         refused(lambda: bundle.predict(tail), "the names the bundle was trained on")
 
+    def test_too_few_names_with_a_price(self, bundle, small_panel):
+        tail, names = small_panel.window(0, TAIL), small_panel.n_assets
+        half = np.arange(names // 2, names)
+        start(bundle, without_prices(tail, np.arange(TAIL), half))
+        start(bundle, without_prices(tail, np.arange(TAIL - 1), np.arange(names)))
+        less = without_prices(tail, np.arange(TAIL), half - 1)
+        less = without_prices(less, np.arange(TAIL), names - 1)
+        words = "of the names the bundle was trained on"
+        share = (names // 2 - 1) / names
+        refused(lambda: start(bundle, less), f"prices of {share:.0%} {words}")
+        every = without_prices(tail, np.arange(TAIL), np.arange(names))
+        refused(lambda: start(bundle, every), f"prices of 0% {words}")
+
     def test_a_gap_longer_than_the_look_back(self, bundle, small_panel):
         live = start(bundle, small_panel.window(0, TAIL))
         far = TAIL + bundle.manifest.tail_bars + 1
