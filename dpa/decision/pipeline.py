@@ -78,13 +78,17 @@ def decision_id(
     snapshot: Snapshot, learning_digest: str, risk_digest: str, settings: Settings
 ) -> str:
     """Name of a decision, 16 hexadecimal digits: equal inputs and settings, equal name."""
-    digest = hashlib.sha256()
-    _feed(digest, snapshot)
     wanted = settings.model_dump(mode="json", include=set(DECISION_SECTIONS))
     wanted["target_clip"] = settings.horizons.target_clip  # of the labels that are learned from
-    for text in (learning_digest, risk_digest, stable_hash(wanted)):
-        digest.update(text.encode())
-    return digest.hexdigest()[:16]
+    return inputs_digest(snapshot, learning_digest, risk_digest, stable_hash(wanted))[:16]
+
+
+def inputs_digest(*values: Any) -> str:
+    """Hexadecimal SHA-256 of all of `values`: arrays, texts, numbers, dataclasses of them."""
+    digest = hashlib.sha256()
+    for value in values:
+        _feed(digest, value)
+    return digest.hexdigest()
 
 
 def _feed(digest: Any, value: Any) -> None:

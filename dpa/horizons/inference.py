@@ -234,6 +234,15 @@ class LivePredictor:
             When the bar is not later than the newest, is of another interval or calendar, is no
             bar of the calendar, has a name the data did not begin with, or lacks an array.
         """
+        self.check(bar)
+        whole = aligned(bar, self.names)
+        for missing in self._skipped(bar):
+            self._view.advance(missing)
+        self._view.advance(whole)
+        self.time, self.newest = bar.times[0], whole
+
+    def check(self, bar: Panel) -> None:
+        """Whether :meth:`advance` would take a bar in; errors as there, and nothing changes."""
         if bar.n_bars != 1:
             raise DataError(f"an update of {bar.n_bars} bars", "give one bar at a time")
         _check_kind(self.bundle, bar)
@@ -243,11 +252,7 @@ class LivePredictor:
                 f"bar {bar.times[0]}: name {unknown[0]!r} was not in the tail",
                 "start again with a tail that has it",
             )
-        whole = aligned(bar, self.names)
-        for missing in self._skipped(bar):
-            self._view.advance(missing)
-        self._view.advance(whole)
-        self.time, self.newest = bar.times[0], whole
+        self._skipped(bar)
 
     def forecast(self) -> BundleForecast:
         """What the bundle says now."""

@@ -32,6 +32,7 @@ from dpa.serving.stages import (
     FAMILY,
     GATE,
     MARKET,
+    NOT_PREPARED,
     SIZER,
     ArbiterStage,
     Blended,
@@ -46,6 +47,7 @@ from dpa.serving.store import RowStore
 from dpa.serving.types import Prediction, Request, RequestError
 from dpa.serving.wire import to_json
 
+AGAIN_SECONDS = 30.0  # until a refused bundle is tried again
 log = logging.getLogger("dpa.serving")
 Answer = TypeVar("Answer")
 
@@ -133,6 +135,7 @@ class Graph:
         self._unsaved: set[str] = set()
         self._newest_account: str | None = None
         self._refused: dict[str, str] | None = None
+        self._again_at = 0.0
         self._begun = False
         self._swapping = asyncio.Lock()
 
@@ -159,11 +162,11 @@ class Graph:
             try:
                 await self.begin()
                 await self.follow()
+                await asyncio.to_thread(self.save)
             except (DpaError, OSError) as e:
                 log.warning("watching %s: %s", self.reference, e)
             except Exception:  # the loop outlives whatever a dead stage raises
                 log.exception("watching %s", self.reference)
-            await asyncio.to_thread(self.save)
             await asyncio.sleep(self._settings.serving.watch_seconds)
 
     async def follow(self) -> bool:
@@ -181,7 +184,9 @@ class Graph:
             if wanted == await self._call(MARKET, "version"):
                 self._refused = None
                 return False
-            if self._refused is not None and self._refused["bundle"] == str(folder):
+            known = self._refused
+            waits = self._clock.elapsed() < self._again_at
+            if waits and known is not None and known["bundle"] == str(folder):
                 return False
             try:
                 candidate: Candidate = await self._call(MARKET, "load", str(folder))
@@ -207,15 +212,19 @@ class Graph:
         if known is None or known["reason"] != why:
             log.error("bundle %s refused: %s", folder or self.reference, why)
         self._refused = {"reference": self.reference, "bundle": folder, "reason": why}
+        self._again_at = self._clock.elapsed() + AGAIN_SECONDS
 
     def save(self) -> None:
         """Put the newest decision of every account on disk."""
         for account in list(self._unsaved):
-            self._unsaved.discard(account)
-            content = {"of": account, "decision": self._latest[account].to_dict()}
-            payload = to_json(content)
-            self._store.put(f"latest:{account}", payload)
-            self._store.put("latest", payload)
+            decision = self._latest[account]
+            payload = to_json({"of": account, "decision": decision.to_dict()})
+            with self._store.transaction():
+                self._store.put(f"latest:{account}", payload)
+                if account == self._newest_account:
+                    self._store.put("latest", payload)
+            if self._latest[account] is decision:
+                self._unsaved.discard(account)
 
     # requests
 
@@ -224,7 +233,7 @@ class Graph:
         await self._check_begun()
         snapshot, _ = await self._forecast(request)
         market, said = snapshot.market, snapshot.forecasts
-        blended: Blended = await self._call(BLENDER, "blend", snapshot)
+        blended = await self._blend(snapshot)
         alpha = blended.blend.alpha
         about = (market, said.horizons, said.sigma, alpha)
         arbitration = await self._call(ARBITER, "arbitrate", *about, blended.blend.reason)
@@ -247,6 +256,15 @@ class Graph:
         self._unsaved.add(market.account)
         self._count(decision)
         return decision
+
+    async def _blend(self, snapshot: Snapshot) -> Blended:
+        try:
+            blended: Blended = await self._call(BLENDER, "blend", snapshot)
+        except RequestError as e:
+            if e.code == NOT_PREPARED:  # a blender that died between a swap and its first bar
+                self._begun = False
+            raise
+        return blended
 
     async def predict(self, request: Request) -> Prediction:
         """See :meth:`dpa.serving.types.Desk.predict`."""

@@ -39,6 +39,7 @@ from dpa.serving.types import Request, RequestError
 
 ACTIVE, ANCHOR = "active-bundle", "anchor"
 ADV_SESSIONS = 20  # whole sessions behind the average daily traded value
+FUTURE_SECONDS = 2.0  # that the client's clock may be ahead
 KEEP = 2  # times the bars that the bundle in use needs
 
 
@@ -148,6 +149,8 @@ class _Served:
     model: Model
     live: LivePredictor
     since: pd.Timestamp
+    wanted: int  # bars on record to begin with
+    traded: frozenset[str]  # names with a price in the tail: a bar must say something of each
     rows: FeatureRows = field(init=False)
 
     def __post_init__(self) -> None:
@@ -187,12 +190,11 @@ class MarketStage:
         self._served: _Served | None = None
         self._grid: BarGrid | None = None
         self._adv: tuple[int, Doubles] | None = None
-        bundle = self._first_bundle(reference)
+        bundle = self._bundle = self._first_bundle(reference)
         if self._store.newest() is None and load_history is not None:
             history = load_history(bundle, self._wanted(bundle))
             if history is not None:
                 self._record(history)
-        self._bundle = bundle
         if self._store.newest() is not None:
             self._serve(bundle)
 
@@ -213,7 +215,11 @@ class MarketStage:
         tail = self._panel(bundle, self._store.last(bundle.manifest.tail_bars))
         live = start(bundle, tail)
         self._bundle = bundle
-        self._served = _Served(bundle, Model.of(bundle), live, pd.Timestamp(self._clock.now()))
+        priced = np.flatnonzero(np.isfinite(tail.prices).any(axis=0))
+        traded = frozenset(tail.names[k] for k in priced)
+        now = pd.Timestamp(self._clock.now())
+        wanted = self._wanted(bundle)
+        self._served = _Served(bundle, Model.of(bundle), live, now, wanted, traded)
         write_atomically(self._storage / "serving" / ACTIVE, f"{bundle.folder}\n")
         self._adv = None
 
@@ -224,13 +230,46 @@ class MarketStage:
         whole = on_session_grid(panel)
         arrays = {"close": whole.prices, **whole.extras()}
         ticks = nanoseconds(whole.times)
-        if self._store.get(ANCHOR) is None and len(ticks):
-            self._store.put(ANCHOR, str(int(ticks[0])).encode())
+        self._keep_anchor(whole.times[0])
         with self._store.transaction():
             for row, tick in enumerate(ticks):
                 values = {name: np.ascontiguousarray(array[row]) for name, array in arrays.items()}
                 values["member"] = whole.mask[row].astype(np.uint8)
                 self._store.append(int(tick), pack(values, {"names": list(whole.names)}))
+
+    def _keep_anchor(self, first: pd.Timestamp) -> None:
+        """Numbers of bars and sessions are counted from the decade before the first bar ever on
+        record; accounts and what was learned know them, so they never change."""
+        path = self._storage / "serving" / ANCHOR
+        if not path.exists():
+            write_atomically(path, f"{first.isoformat()}\n")
+        anchor = self._anchor()
+        manifest = self._bundle.manifest
+        begins = bar_grid(manifest.calendar, manifest.interval, anchor, anchor).time(0)
+        if first < begins:
+            raise RequestError(
+                422,
+                "invalid",
+                f"the history begins at {first}, numbers of bars at {begins}",
+                f"leave the earlier bars out, or begin with other storage than {self._storage}",
+            )
+
+    def _anchor(self) -> pd.Timestamp:
+        path = self._storage / "serving" / ANCHOR
+        try:
+            return pd.Timestamp(path.read_text(encoding="utf-8").strip())
+        except (OSError, ValueError) as e:
+            raise RunError(
+                f"{path}: cannot be read", "put it back, or move the folder away to start anew"
+            ) from e
+
+    def _grid_until(self, time: pd.Timestamp) -> BarGrid:
+        grid = self._grid
+        if grid is None or time > grid.time(len(grid.closes) - 1):
+            manifest = self._bundle.manifest
+            grid = bar_grid(manifest.calendar, manifest.interval, self._anchor(), time)
+            self._grid = grid
+        return grid
 
     def _panel(self, bundle: HorizonBundle, rows: list[tuple[int, bytes]]) -> Panel:
         """Rows of the record as a panel."""
@@ -280,9 +319,10 @@ class MarketStage:
                 raise RequestError(422, "invalid", e.what, e.cure) from e
             wanted = self._wanted(bundle)
             kept = panel.window(max(0, panel.n_bars - wanted), panel.n_bars)
-            self._store.clear()
-            self._record(kept)
-            self._serve(bundle)
+            with self._store.transaction():  # all of it or nothing
+                self._store.clear()
+                self._record(kept)
+                self._serve(bundle)
             first, last = (time.isoformat() for time in (kept.times[0], kept.times[-1]))
             return {"bars": kept.n_bars, "first": first, "last": last}
 
@@ -306,12 +346,24 @@ class MarketStage:
                     "no bars are on record",
                     "send them with POST /v1/history, or start with --data",
                 )
+            self._check_time(request)
             self._check_symbols(served, request)
             if request.time == served.live.time:
                 self._check_same(request)
             else:
                 self._advance(served, request)
             return Taken(self._market(served, request), served.model, served.rows)
+
+    def _check_time(self, request: Request) -> None:
+        latest = pd.Timestamp(self._clock.now()) + pd.Timedelta(FUTURE_SECONDS, "s")
+        if request.time > latest:
+            raise RequestError(
+                422,
+                "invalid",
+                f"the bar of {request.time} has not closed yet",
+                "send the close of the bar as its time, and set the clocks of both machines",
+                "time",
+            )
 
     def _check_symbols(self, served: _Served, request: Request) -> None:
         known = set(served.live.names)
@@ -366,6 +418,17 @@ class MarketStage:
                 "send its prices",
                 "symbols[0].close",
             )
+        silent = sorted(served.traded - set(request.names))
+        if silent:
+            raise RequestError(
+                409,
+                "conflict",
+                f"the bar of {request.time} is new, and nothing is said of {silent[0]!r} "
+                f"({len(silent)} such)",
+                "the first request of a bar has every symbol on record: close null where one did "
+                "not trade",
+                "symbols",
+            )
         needs = [name for name in served.bundle.recipe.extras if name not in request.bars]
         derived = "dollar_volume" in needs and "volume" in request.bars
         if derived:
@@ -388,6 +451,7 @@ class MarketStage:
         manifest = served.bundle.manifest
         member = request.member[chosen] & np.isfinite(rows["close"])
         try:
+            self._numbers(request.time)  # is a bar of the venue
             panel = Panel(
                 pd.DatetimeIndex([request.time]),
                 names,
@@ -397,14 +461,20 @@ class MarketStage:
                 manifest.calendar,
                 **{name: rows[name][None] for name in EXTRAS if name in rows},
             )
-            live.advance(panel)
+            live.check(panel)
         except DataError as e:
             raise RequestError(422, "invalid", e.what, e.cure, "time") from e
-        served.rows = live.rows()
         kept = {name: values for name, values in rows.items() if name in ("close", *EXTRAS)}
         kept["member"] = member.astype(np.uint8)
         self._store.append(int(request.time.value), pack(kept, {"names": list(names)}))
-        self._store.prune(KEEP * self._wanted(served.bundle))
+        try:
+            live.advance(panel)
+            served.rows = live.rows()
+        except BaseException:
+            self._served = None  # half-way: begin again from the record
+            self._serve(served.bundle)
+            raise
+        self._store.prune(KEEP * served.wanted)
 
     def _market(self, served: _Served, request: Request) -> Market:
         names = served.live.names
@@ -417,16 +487,19 @@ class MarketStage:
             return out
 
         adv = spread(request.adv_usd, np.nan)
-        adv = np.where(np.isfinite(adv), adv, self._average_traded(served))
-        bar, session = self._numbers(served, request.time)
+        if not np.isfinite(adv).all():
+            adv = np.where(np.isfinite(adv), adv, self._average_traded(served))
+        bar, session = self._numbers(request.time)
         now = request.moment if request.moment is not None else pd.Timestamp(self._clock.now())
+        member = np.zeros(len(names), dtype=bool)
+        member[columns] = request.member
         return Market(
             request.time,
             now,
             bar,
             session,
             names,
-            np.asarray(served.live.newest.mask[0]),
+            member,
             np.asarray(served.live.newest.prices[0]),
             spread(request.bid, np.nan),
             spread(request.ask, np.nan),
@@ -440,20 +513,15 @@ class MarketStage:
             request.feed,
         )
 
-    def _numbers(self, served: _Served, time: pd.Timestamp) -> tuple[int, int]:
+    def _numbers(self, time: pd.Timestamp) -> tuple[int, int]:
         """Numbers of a bar and of its session, counted from before the record began."""
-        grid = self._grid
-        if grid is None or time > grid.time(len(grid.closes) - 1):
-            anchor = self._store.get(ANCHOR)
-            first = utc_index(np.array([int(anchor or b"0")], dtype=np.int64))[0]
-            manifest = served.bundle.manifest
-            grid = self._grid = bar_grid(manifest.calendar, manifest.interval, first, time)
+        grid = self._grid_until(time)
         bar = int(grid.positions(pd.DatetimeIndex([time]))[0])
         return bar, int(grid.session[bar])
 
     def _average_traded(self, served: _Served) -> Doubles:
         """Mean daily traded value of the last whole sessions on record, USD; NaN without one."""
-        session = self._numbers(served, served.live.time)[1]
+        session = self._numbers(served.live.time)[1]
         if self._adv is None or self._adv[0] != session:
             self._adv = session, self._traded(served)
         return self._adv[1]
@@ -529,9 +597,7 @@ class MarketStage:
         first = max(
             int(panel.times.searchsorted(seen, side="right")), bundle.manifest.tail_bars - 1
         )
-        anchor = utc_index(np.array([int(self._store.get(ANCHOR) or b"0")], np.int64))[0]
-        manifest = bundle.manifest
-        grid = bar_grid(manifest.calendar, manifest.interval, anchor, panel.times[-1])
+        grid = self._grid_until(panel.times[-1])
         bars = grid.positions(panel.times)
         place = {name: number for number, name in enumerate(panel.names)}
         columns = np.array([place.get(name, -1) for name in said.names])

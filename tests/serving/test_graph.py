@@ -7,13 +7,14 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
+import orjson
 import pandas as pd
 import pytest
 
 from dpa.clock import FixedClock
 from dpa.decision.decision import Decision
 from dpa.decision.pipeline import decide, start_state
-from dpa.decision.types import Action, Reason
+from dpa.decision.types import Action, Reason, RiskLevel
 from dpa.errors import RunError
 from dpa.horizons.bundle import HorizonBundle
 from dpa.horizons.inference import start
@@ -194,14 +195,15 @@ def test_symbols_in_any_order(bundles, tmp_path):
 
 
 def test_some_of_the_symbols(bundles, tmp_path):
+    """An account that trades three of the names, once the bar is on record."""
     graph = open_graph(bundles, tmp_path, served_settings())
     whole = follow(graph, bundles.panel, ROWS[:1])[0]
-    request = chosen(make_request(bundles.panel, ROWS[0]), np.array([5, 2, 7]))
+    request = chosen(make_request(bundles.panel, ROWS[0], account="three"), np.array([5, 2, 7]))
     found = asyncio.run(graph.decide(request))
     assert found.snapshot.market.names == request.names
     forecasts = whole.only(request.names).snapshot.forecasts
     assert np.array_equal(found.snapshot.forecasts.returns, forecasts.returns, equal_nan=True)
-    assert same(found.beliefs, whole.only(request.names).beliefs)
+    assert same(found.beliefs.ic, whole.beliefs.ic)
 
 
 class FailingLinks(LocalLinks):
@@ -313,11 +315,140 @@ def test_a_held_symbol_that_is_not_sent_is_not_taken_for_sold(bundles, tmp_path)
     held = np.flatnonzero(decision.sizes.shares)
     assert len(held)
     request = make_request(bundles.panel, ROWS[6], shares=decision.sizes.shares)
+    asyncio.run(graph.decide(replace(request, account="another", shares=np.zeros(8))))
     others = chosen(request, np.setdiff1d(np.arange(8), held[:1]))
     with pytest.raises(RequestError, match="nothing is said of it") as e:
         asyncio.run(graph.decide(others))
     assert (e.value.status, e.value.field) == (422, "symbols")
     assert asyncio.run(graph.decide(request)).id
+
+
+class TestTheSameBarAgain:
+    """Only the very same request is answered from the same past."""
+
+    @pytest.fixture
+    def graph(self, bundles, tmp_path):
+        graph = open_graph(bundles, tmp_path, served_settings())
+        follow(graph, bundles.panel, ROWS[:2])
+        return graph
+
+    def ask(self, graph, bundles, **changes):
+        return asyncio.run(graph.decide(make_request(bundles.panel, ROWS[2], **changes)))
+
+    @pytest.mark.parametrize(("lost", "regained"), [(0.85e6, 0.95e6), (0.975e6, 0.999e6)])
+    def test_no_loss_is_forgiven(self, graph, bundles, lost, regained):
+        assert self.ask(graph, bundles, nav_usd=lost).risk.level == RiskLevel.FLATTEN
+        assert self.ask(graph, bundles, nav_usd=regained).risk.level == RiskLevel.FLATTEN
+        again = make_request(bundles.panel, ROWS[3], nav_usd=regained)
+        assert asyncio.run(graph.decide(again)).risk.level == RiskLevel.FLATTEN
+
+    def test_no_order_is_forgotten(self, bundles, tmp_path):
+        settings = served_settings(risk={"max_orders_per_minute": 2})
+        graph = open_graph(bundles, tmp_path, settings)
+        follow(graph, bundles.panel, ROWS[:2], account="other")
+        added = 0
+        for second in range(4):
+            moment = bundles.panel.times[ROWS[2]] + pd.Timedelta(second, "s")
+            decision = self.ask(graph, bundles, moment=moment)
+            added += int((decision.sizes.action == Action.ENTER).sum())
+        assert added == 2
+
+    def test_membership_is_the_requests_own(self, graph, bundles):
+        free = self.ask(graph, bundles)
+        assert (free.sizes.action == Action.ENTER).any()
+        none = np.zeros(8, dtype=bool)
+        restricted = self.ask(graph, bundles, account="restricted", member=none)
+        assert (restricted.sizes.shares == 0).all()
+        assert (restricted.sizes.reason == Reason.NOT_A_MEMBER).all()
+
+    def test_a_new_bar_has_every_symbol(self, graph, bundles):
+        request = chosen(make_request(bundles.panel, ROWS[2]), np.array([0]))
+        with pytest.raises(RequestError, match="nothing is said of 'N1'") as e:
+            asyncio.run(graph.predict(request))
+        assert e.value.status == 409
+        assert self.ask(graph, bundles).id
+
+    def test_a_missing_print_closes_nothing(self, bundles, tmp_path):
+        graph = open_graph(bundles, tmp_path, served_settings())
+        held = follow(graph, bundles.panel, ROWS[:6])[-1].sizes.shares
+        thin = int(np.flatnonzero(held)[0])
+        request = make_request(bundles.panel, ROWS[6], shares=held)
+        bars = {name: values.copy() for name, values in request.bars.items()}
+        for values in bars.values():
+            values[thin] = np.nan
+        decision = asyncio.run(graph.decide(replace(request, bars=bars)))
+        assert decision.sizes.shares[thin] == held[thin]
+        assert decision.sizes.reason[thin] == Reason.NO_FORECAST
+
+
+class TestHalfWay:
+    """What fails while a bar is taken in leaves no bar half taken."""
+
+    def test_a_full_disk(self, bundles, tmp_path, monkeypatch):
+        panel, settings = bundles.panel, served_settings()
+        whole = follow(open_graph(bundles, tmp_path / "a", settings), panel, ROWS[:4])
+        graph = open_graph(bundles, tmp_path / "b", settings)
+        before = follow(graph, panel, ROWS[:2])[-1]
+        market = graph._links._stages["market"]
+        request = make_request(panel, ROWS[2], shares=before.sizes.shares)
+        with monkeypatch.context() as patch:
+            patch.setattr(market._store, "append", _raise(RunError("the disk is full")))
+            with pytest.raises(RunError, match="full"):
+                asyncio.run(graph.decide(request))
+        assert_same(asyncio.run(graph.decide(request)), whole[2])
+
+    def test_features_that_fail(self, bundles, tmp_path, monkeypatch):
+        panel, settings = bundles.panel, served_settings()
+        whole = follow(open_graph(bundles, tmp_path / "a", settings), panel, ROWS[:4])
+        graph = open_graph(bundles, tmp_path / "b", settings)
+        before = follow(graph, panel, ROWS[:2])[-1]
+        market = graph._links._stages["market"]
+        request = make_request(panel, ROWS[2], shares=before.sizes.shares)
+        with monkeypatch.context() as patch:
+            patch.setattr(market._served.live, "rows", _raise(ValueError("a feature")))
+            with pytest.raises(ValueError, match="a feature"):
+                asyncio.run(graph.decide(request))
+        found = asyncio.run(graph.decide(replace(request, bars={})))
+        assert_same(found, whole[2])
+
+    def test_a_history_that_cannot_be_written(self, bundles, tmp_path, monkeypatch):
+        panel = bundles.panel
+        graph = open_graph(bundles, tmp_path, served_settings())
+        follow(graph, panel, ROWS[:2])
+        market = graph._links._stages["market"]
+        with monkeypatch.context() as patch:
+            patch.setattr(market._store, "append", _raise(RunError("the disk is full")))
+            with pytest.raises(RunError, match="full"):
+                asyncio.run(graph.history(panel.window(0, BEGUN - 10)))
+        assert asyncio.run(graph.decide(make_request(panel, ROWS[2]))).id
+
+    def test_a_watcher_with_a_full_disk_goes_on(self, bundles, tmp_path, monkeypatch):
+        graph = open_graph(bundles, tmp_path, served_settings())
+        decision = follow(graph, bundles.panel, ROWS[:1])[0]
+        with monkeypatch.context() as patch:
+            patch.setattr(graph._store, "put", _raise(RunError("the disk is full")))
+            with pytest.raises(RunError):
+                graph.save()
+        graph.save()
+        assert orjson.loads(graph._store.get("latest"))["decision"]["id"] == decision.id
+
+
+def _raise(error: Exception) -> Any:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    return fail
+
+
+def test_a_history_of_another_decade_is_refused_and_numbers_stay(bundles, tmp_path):
+    graph = open_graph(bundles, tmp_path, served_settings())
+    before = follow(graph, bundles.panel, ROWS[:1])[0].snapshot.market
+    asyncio.run(graph.history(bundles.panel.window(78, BEGUN - 1)))
+    after = asyncio.run(graph.decide(make_request(bundles.panel, BEGUN - 1))).snapshot.market
+    assert (after.bar, after.session) == (before.bar - 1, before.session - 1)
+    market = graph._links._stages["market"]
+    with pytest.raises(RequestError, match="numbers of bars at"):
+        market._keep_anchor(pd.Timestamp("1999-01-04 15:00", tz="UTC"))
 
 
 class TestRefusals:
@@ -330,6 +461,12 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("row", "changes", "status", "words"),
         [
+            (
+                ROWS[3] + 78,
+                {"moment": None, "time": pd.Timestamp("2026-01-05 15:00", tz="UTC")},
+                422,
+                "not closed yet",
+            ),
             (ROWS[0], {}, 409, "older than the newest"),
             (ROWS[3], {"bars": {}}, 409, "not on record yet"),
             (ROWS[3], {"bars": {"close": np.ones(8)}}, 422, "features need"),
@@ -384,7 +521,7 @@ def test_an_account_that_cannot_be_read_is_halted(bundles, tmp_path):
     settings = served_settings()
     stage = SizerStage(settings, tmp_path)
     stage._store.put("account:default", b"{not json")
-    assert stage._account("default")[2].level.name == "HALTED"
+    assert stage._account("default").after.level.name == "HALTED"
 
 
 def test_history_replaced(bundles, tmp_path):
