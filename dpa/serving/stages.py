@@ -9,7 +9,8 @@ import contextlib
 import json
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -21,6 +22,7 @@ from dpa.decision.arbitration import arbitrate
 from dpa.decision.blending import blend
 from dpa.decision.gates import gate
 from dpa.decision.learning import LearningState, from_arrays, learn, to_arrays
+from dpa.decision.pipeline import inputs_digest
 from dpa.decision.risk import RiskState, assess, halt, limit, resume
 from dpa.decision.sizing import size
 from dpa.decision.types import (
@@ -46,6 +48,7 @@ if TYPE_CHECKING:  # torch and the like stay out of stages that hold no model
 
 MARKET, BLENDER, ARBITER, GATE, SIZER = "market", "blender", "arbiter", "gate", "sizer"
 FAMILY = "family:"
+NOT_PREPARED = "not_ready"
 CHECKPOINT, ACCOUNT, KEPT_BUNDLES = "checkpoint", "account:", 2
 
 
@@ -84,8 +87,25 @@ class Sized:
     digest: str
 
 
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """Rows a family was asked about, and what it says of them as soon as it does."""
+
+    fingerprint: str
+    features: Singles
+    answer: Future[Forecast]
+
+    def is_for(self, fingerprint: str, features: Singles) -> bool:
+        """Whether these are the rows, to the bit."""
+        return fingerprint == self.fingerprint and np.array_equal(
+            features.view(np.uint32), self.features.view(np.uint32)
+        )
+
+
 class FamilyStage:
     """One family of models; the bundles it has been asked for last are kept loaded.
+
+    Rows that come again, for another account, are not forecast again.
 
     Parameters
     ----------
@@ -115,7 +135,20 @@ class FamilyStage:
 
     def predict(self, fingerprint: str, folder: str, features: Singles) -> Forecast:
         """Forecast rows (n_rows, n_features) with the bundle named."""
-        return self._family(fingerprint, folder).predict(features)
+        family = self._family(fingerprint, folder)
+        with self._lock:
+            asked = self._newest
+            again = asked is not None and asked.is_for(fingerprint, features)
+            if asked is None or not again:
+                asked = self._newest = _Asked(fingerprint, features, Future())
+        if not again:
+            try:
+                asked.answer.set_result(family.predict(features))
+            except BaseException as e:
+                with self._lock:
+                    self._newest = None
+                asked.answer.set_exception(e)
+        return asked.answer.result()
 
     def _family(self, fingerprint: str, folder: str) -> "Family":
         from dpa.horizons.bundle import HorizonBundle
@@ -147,7 +180,7 @@ class BlenderStage:
         self._store = RowStore(storage / "serving" / "learning.sqlite", durable=False)
         self._lock = threading.Lock()
         self._bundle, self._before, self._after = self._restore()
-        self._prepared: tuple[str, LearningState, LearningState] | None = None
+        self._prepared: tuple[str, LearningState | None, LearningState | None] | None = None
         self._since_checkpoint = 0
 
     def _restore(self) -> tuple[str, LearningState | None, LearningState | None]:
@@ -169,13 +202,12 @@ class BlenderStage:
 
     def prepare(self, fingerprint: str, past: tuple[Snapshot, ...]) -> str:
         """Make the record of a bundle from its forecasts of bars that it has not seen."""
-        if past:
-            before = after = _start(past[0])
-            for snapshot in past:
-                before = after
-                after, _ = learn(before, snapshot, self._settings)
-            with self._lock:
-                self._prepared = fingerprint, before, after
+        before = after = _start(past[0]) if past else None
+        for snapshot in past:
+            before = after
+            after, _ = learn(cast(LearningState, before), snapshot, self._settings)
+        with self._lock:
+            self._prepared = fingerprint, before, after
         return fingerprint
 
     def reset(self) -> None:
@@ -190,7 +222,7 @@ class BlenderStage:
         Raises
         ------
         RequestError
-            When the bar is older than the newest.
+            When the bar is older than the newest, or its bundle is neither in use nor prepared.
         """
         with self._lock:
             before, again = self._state_before(snapshot)
@@ -208,10 +240,17 @@ class BlenderStage:
                 409, "stale", f"bar {bar} is older than the newest, {newest}", "send later bars"
             )
         if bundle != self._bundle:
-            begun = self._after if bar > newest else self._before
-            if self._prepared is not None and self._prepared[0] == bundle:
-                _, before, after = self._prepared
-                begun = after if after.bar < bar else before
+            if self._prepared is None or self._prepared[0] != bundle:
+                raise RequestError(
+                    503,
+                    NOT_PREPARED,
+                    f"bundle {bundle[:12]} has no record here",
+                    "try again in a moment",
+                )
+            _, before, after = self._prepared
+            if before is None or after is None:  # nothing on record that it has not seen
+                before, after = self._before, self._after
+            begun = after if after is not None and after.bar < bar else before
             return begun if begun is not None else _start(snapshot), False
         if bar == newest:
             return cast(LearningState, self._before), True
@@ -219,6 +258,8 @@ class BlenderStage:
 
     def _remember(self, snapshot: Snapshot, before: LearningState, after: LearningState) -> None:
         switched = snapshot.forecasts.bundle != self._bundle
+        if switched:
+            self._prepared = None
         self._bundle, self._before, self._after = snapshot.forecasts.bundle, before, after
         self._since_checkpoint += 1
         due = self._since_checkpoint >= self._settings.serving.checkpoint_bars
@@ -357,7 +398,7 @@ class SizerStage:
         self._settings = settings
         self._store = RowStore(storage / "serving" / "risk.sqlite", durable=True)
         self._lock = threading.Lock()
-        self._accounts: dict[str, tuple[int, RiskState, RiskState]] = {}
+        self._accounts: dict[str, _Account] = {}
         for name in self._store.names(ACCOUNT):
             self._account(name.removeprefix(ACCOUNT))
 
@@ -387,58 +428,52 @@ class SizerStage:
             after its last decision was not sent: nobody knows how much of it is left.
         """
         wanted = size(market, horizons, sigma, alpha, arbitration, gates, self._settings)
+        asked = inputs_digest(market, alpha, arbitration, gates, tuple(sorted(sent)))
         with self._lock:
-            newest, before, after = self._account(market.account)
-            if market.bar < newest:
+            known = self._account(market.account)
+            if market.bar < known.bar:
                 raise RequestError(
                     409,
                     "stale",
-                    f"bar {market.bar} is older than {newest}, the newest of account "
+                    f"bar {market.bar} is older than {known.bar}, the newest of account "
                     f"{market.account}",
                     "send later bars",
                 )
-            begun = before if market.bar == newest else after
-            unknown = sorted(set(begun.held) - set(sent))
-            if unknown:
-                raise RequestError(
-                    422,
-                    "invalid",
-                    f"account {market.account} was to hold {unknown[0]!r} after its last "
-                    f"decision, and nothing is said of it ({len(unknown)} such)",
-                    "send every symbol that may be held, with shares 0 where none are",
-                    "symbols",
-                )
+            again = market.bar == known.bar and asked == known.asked
+            begun = known.before if again else known.after
+            _check_sent(begun, market, sent)
             assessed = assess(begun, market, self._settings)
             sizes, risk = limit(market, arbitration, gates, wanted, assessed, self._settings)
-            self._keep(market.account, market.bar, begun, risk)
+            self._keep(_Account(market.bar, begun, risk, asked))
         return Sized(sizes, risk, begun.digest)
 
-    def _account(self, name: str) -> tuple[int, RiskState, RiskState]:
+    def _account(self, name: str) -> "_Account":
         if name not in self._accounts:
             stored = self._store.get(ACCOUNT + name)
             if stored is None:
                 begun = RiskState.start(name)
-                self._accounts[name] = -1, begun, begun
+                self._accounts[name] = _Account(-1, begun, begun, "")
             else:
-                self._accounts[name] = _read_account(name, stored)
+                self._accounts[name] = _Account.read(name, stored)
         return self._accounts[name]
 
-    def _keep(self, name: str, bar: int, before: RiskState, after: RiskState) -> None:
-        content = {"bar": bar, "before": before.to_dict(), "after": after.to_dict()}
-        self._store.put(ACCOUNT + name, json.dumps(content).encode())
-        self._accounts[name] = bar, before, after
+    def _keep(self, account: "_Account") -> None:
+        name = account.after.account
+        self._store.put(ACCOUNT + name, account.stored())
+        self._accounts[name] = account
 
     def set_level(self, name: str, action: str, by: str, why: str) -> dict[str, Any]:
         """Halt or resume an account by hand; its state after that."""
+        if action not in ("halt", "resume"):
+            raise RequestError(404, "not_found", f"action {action!r}", "halt or resume")
+
+        def changed(state: RiskState) -> RiskState:
+            return halt(state, f"{by}: {why}") if action == "halt" else resume(state, by, why)
+
         with self._lock:
-            bar, before, after = self._account(name)
-            if action == "halt":
-                before, after = halt(before, f"{by}: {why}"), halt(after, f"{by}: {why}")
-            elif action == "resume":
-                before, after = resume(before, by, why), resume(after, by, why)
-            else:
-                raise RequestError(404, "not_found", f"action {action!r}", "halt or resume")
-            self._keep(name, bar, before, after)
+            known = self._account(name)
+            before, after = changed(known.before), changed(known.after)
+            self._keep(replace(known, before=before, after=after))
             return after.to_dict()
 
     def forget_bars(self) -> None:
@@ -447,25 +482,65 @@ class SizerStage:
         Limits and levels stay as they are.
         """
         with self._lock:
-            for name, (_, _, after) in list(self._accounts.items()):
-                self._keep(name, -1, after, after)
+            for known in list(self._accounts.values()):
+                self._keep(_Account(-1, known.after, known.after, ""))
 
     def accounts(self) -> Mapping[str, dict[str, Any]]:
         """State of every account there is."""
         with self._lock:
-            return {name: after.to_dict() for name, (_, _, after) in self._accounts.items()}
+            return {name: known.after.to_dict() for name, known in self._accounts.items()}
 
 
-def _read_account(name: str, stored: bytes) -> tuple[int, RiskState, RiskState]:
-    """An account's state; one that cannot be read is halted."""
-    try:
-        content = json.loads(stored)
-        bar = int(content["bar"])
-        before, after = content["before"], content["after"]
-    except (ValueError, KeyError, TypeError):
-        lost = halt(RiskState.start(name), "its state on disk cannot be read")
-        return -1, lost, lost
-    return bar, RiskState.from_dict(before, name), RiskState.from_dict(after, name)
+@dataclass(frozen=True)
+class _Account:
+    """An account before and after its newest decision.
+
+    Parameters
+    ----------
+    bar : int
+        Of the decision; -1: none.
+    before, after : RiskState
+    asked : str
+        Digest of what the decision was made from: only the very same is answered from `before`
+        again. Anything else of the same bar, such as another NAV, goes on from `after`, so that
+        no loss is forgiven and no order forgotten.
+    """
+
+    bar: int
+    before: RiskState
+    after: RiskState
+    asked: str
+
+    def stored(self) -> bytes:
+        """For :meth:`read`."""
+        states = {"before": self.before.to_dict(), "after": self.after.to_dict()}
+        return json.dumps({"bar": self.bar, "asked": self.asked, **states}).encode()
+
+    @classmethod
+    def read(cls, name: str, stored: bytes) -> "_Account":
+        """An account's state; one that cannot be read is halted."""
+        try:
+            content = json.loads(stored)
+            bar, asked = int(content["bar"]), str(content["asked"])
+            before, after = content["before"], content["after"]
+        except (ValueError, KeyError, TypeError):
+            lost = halt(RiskState.start(name), "its state on disk cannot be read")
+            return cls(-1, lost, lost, "")
+        return cls(bar, RiskState.from_dict(before, name), RiskState.from_dict(after, name), asked)
+
+
+def _check_sent(state: RiskState, market: Market, sent: tuple[str, ...]) -> None:
+    """What was to be held must be sent: left out, it would count as sold."""
+    unknown = sorted((set(state.held) & set(market.names)) - set(sent))
+    if unknown:
+        raise RequestError(
+            422,
+            "invalid",
+            f"account {market.account} was to hold {unknown[0]!r} after its last decision, and "
+            f"nothing is said of it ({len(unknown)} such)",
+            "send every symbol that may be held, with shares 0 where none are",
+            "symbols",
+        )
 
 
 def check_family_names(names: tuple[str, ...], deployed: tuple[str, ...]) -> None:
