@@ -47,6 +47,7 @@ from dpa.serving.store import RowStore
 from dpa.serving.types import Prediction, Request, RequestError
 from dpa.serving.wire import to_json
 
+READY_SECONDS = 1.0  # a stage may take to say that it is there
 AGAIN_SECONDS = 30.0  # until a refused bundle is tried again
 log = logging.getLogger("dpa.serving")
 Answer = TypeVar("Answer")
@@ -352,17 +353,24 @@ class Graph:
 
     async def ready(self) -> dict[str, Any]:
         """See :meth:`dpa.serving.types.Desk.ready`."""
-        stages = {}
-        for stage, method in ((MARKET, "describe"), (BLENDER, "bundle"), (SIZER, "accounts")):
-            try:
-                found = await self._links.call(stage, method)
-                waits = stage == MARKET and found["newest_bar"] is None
-                stages[stage] = "no bars on record" if waits else "ok"
-            except Exception as e:  # a stage that is away, for whatever reason, is not ready
-                stages[stage] = f"does not answer ({type(e).__name__})"
-        if not self._begun:
+        asked = {MARKET: "describe", BLENDER: "bundle", SIZER: "accounts"}
+        said = await asyncio.gather(*(self._ask(*question) for question in asked.items()))
+        stages = dict(zip(asked, said, strict=True))
+        if not self._begun and stages[BLENDER] == "ok":
             stages[BLENDER] = "makes the record of the bundle"
         return {"ready": all(word == "ok" for word in stages.values()), "stages": stages}
+
+    async def _ask(self, stage: str, method: str) -> str:
+        """Whether a stage answers, in words."""
+        try:
+            found = await asyncio.wait_for(self._links.call(stage, method), READY_SECONDS)
+        except TimeoutError:
+            return f"no answer within {READY_SECONDS:g} s"
+        except Exception as e:  # a stage that is away, for whatever reason, is not ready
+            return f"does not answer ({type(e).__name__})"
+        if stage == MARKET and found["newest_bar"] is None:
+            return "no bars on record"
+        return "ok"
 
     async def history(self, panel: Panel) -> dict[str, Any]:
         """See :meth:`dpa.serving.types.Desk.history`."""

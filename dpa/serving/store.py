@@ -58,7 +58,7 @@ class RowStore:
     Threads may share a store: calls take turns.
     """
 
-    def __init__(self, path: Path, durable: bool, *, wait_seconds: float = 5.0) -> None:
+    def __init__(self, path: Path, durable: bool, *, wait_seconds: float = 30.0) -> None:
         self.path = path
         self._turn = threading.RLock()
         self._depth = 0

@@ -24,6 +24,7 @@ from ray.exceptions import RayActorError
 
 from dpa.clock import SystemClock
 from dpa.decision.decision import Decision, State
+from dpa.decision.learning import LearningState
 from dpa.decision.pipeline import decide
 from dpa.horizons.bundle import read_bundle_manifest
 from dpa.horizons.promotion import promote_bundle
@@ -76,17 +77,21 @@ class OracleLinks(LocalLinks):
     """Stages in this process, and the state they decide from; families late when told to be."""
 
     late: frozenset[str] = frozenset()
+    learned: LearningState
     state: State
 
     async def call(self, stage: str, method: str, *arguments: Any) -> Any:
         if method == "predict" and stage.removeprefix(FAMILY) in self.late:
             raise TimeoutError
         if method == "blend":
-            (snapshot,), account = arguments, arguments[0].market.account
-            learned, _ = self._stages[BLENDER]._state_before(snapshot)
-            newest, before, after = self._stages[SIZER]._account(account)
-            self.state = State(learned, before if newest == snapshot.market.bar else after)
-        return await super().call(stage, method, *arguments)
+            self.learned, _ = self._stages[BLENDER]._state_before(arguments[0])
+        if method != "size":
+            return await super().call(stage, method, *arguments)
+        known = self._stages[SIZER]._account(arguments[0].account)
+        sized = await super().call(stage, method, *arguments)
+        begun = known.before if sized.digest == known.before.digest else known.after
+        self.state = State(self.learned, begun)
+        return sized
 
 
 class Oracle:
