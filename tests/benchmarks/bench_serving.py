@@ -303,7 +303,10 @@ def main() -> None:
                    "--names", str(given.names), "--cache", str(given.cache)]  # fmt: skip
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
         results[way] = json.loads(done.stdout.splitlines()[-1])
-        print(f"{way}: done, {machine()}", file=sys.stderr, flush=True)
+        for asked, seconds in results[way]["latency"].items():
+            median, late = percentiles(seconds)
+            words = f"{way}, {asked}: p50 {median:.1f} ms, p99 {late:.1f} ms; {machine()}"
+            print(words, file=sys.stderr, flush=True)
     print_latencies(results)
     print_parts(results)
     late = [percentiles(s)[1] for way, f in results.items() if "untuned" not in way
