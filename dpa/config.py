@@ -527,6 +527,14 @@ class GatesConfig(Section):
     max_quote_age_aggregated_ms: float = Field(
         600.0, gt=0, description="the same for a feed that sends changes every 250 ms, such as IBKR"
     )
+    max_quote_gap_bps: float = Field(
+        1000.0, gt=0, le=100000, description="farthest mid from the bar's close for new risk, bps"
+    )
+    keep_without_skill: bool = Field(
+        False,
+        description="keep positions when the IC of every family is known and none is above 0; "
+        "else they are closed",
+    )
 
     @model_validator(mode="after")
     def _ordered_barriers(self) -> Self:

@@ -43,7 +43,7 @@ def blend(snapshot: Snapshot, beliefs: Beliefs, settings: Settings) -> Blend:
     compressed = compress(parity, temperature_of(said.horizons, settings.blend.temperatures))
     weights = mixed(compressed, beliefs, present, settings.online)
     alpha = said.volatility * weighted_score(weights, beliefs.scores, believed)
-    reason = why_not(said, alpha, present)
+    reason = why_not(said, alpha, present, beliefs.ic, merit)
     return Blend(fresh, room, believed, merit, parity, compressed, weights, alpha, reason)
 
 
@@ -152,10 +152,16 @@ def weighted_score(weights: Doubles, scores: Doubles, believed: Doubles) -> Doub
     return out
 
 
-def why_not(said: Forecasts, alpha: Doubles, present: Bools) -> Codes:
-    """:class:`Reason` why a symbol has no alpha other than 0 at any horizon; 0: it has one."""
+def why_not(said: Forecasts, alpha: Doubles, present: Bools, ic: Doubles, merit: Doubles) -> Codes:
+    """:class:`Reason` why a symbol has no alpha other than 0 at any horizon; 0: it has one.
+
+    NO_SKILL says that every IC is known and none is above 0; NO_FAMILY that none with merit
+    answered.
+    """
     forecast = np.isfinite(said.returns).any(axis=(0, 1)) & (said.sigma > 0)
-    reason = np.where(np.isfinite(alpha).any(axis=0), Reason.NO_SKILL, Reason.NO_SCORE)
+    useless = Reason.NO_SKILL if (ic <= 0).all() else Reason.NO_RECORD
+    useless = Reason.NO_FAMILY if (~present & (merit > 0)).any() else useless
+    reason = np.where(np.isfinite(alpha).any(axis=0), useless, Reason.NO_SCORE)
     reason = np.where(forecast, reason, Reason.NO_FORECAST)
     if not present.any():
         reason = np.full(len(reason), Reason.NO_FAMILY)

@@ -100,7 +100,9 @@ class Decision:
             beliefs=cut(self.beliefs, "scores", "n_samples"),
             blend=cut(self.blend, "capacity", "confidence", "alpha", "reason"),
             arbitration=cut(self.arbitration, "cost", "net", "chosen", "leading", "side", "reason"),
-            gates=cut(self.gates, "barrier", "may_enter", "may_trade", "must_exit", "reason"),
+            gates=cut(
+                self.gates, "barrier", "may_enter", "may_trade", "must_exit", "reason", "sound"
+            ),
             sizes=cut(self.sizes, *(part.name for part in dataclass_fields(Sizes))),
             state=None,
         )

@@ -22,7 +22,7 @@ REASON_WORDS = {
     Reason.NO_FORECAST: "there is no forecast",
     Reason.NO_FAMILY: "no family answered",
     Reason.NO_SCORE: "there are too few past forecasts to score it",
-    Reason.NO_SKILL: "no family has shown skill",
+    Reason.NO_SKILL: "no family has skill",
     Reason.COST_UNKNOWN: "the cost is not known",
     Reason.BELOW_RESERVE: "alpha is too small for its cost",
     Reason.NO_QUOTE: "there is no quote",
@@ -42,6 +42,9 @@ REASON_WORDS = {
     Reason.RISK_REDUCE_ONLY: "risk is only reduced",
     Reason.RISK_FLATTEN: "every position is closed",
     Reason.RISK_HALTED: "trading is halted",
+    Reason.QUOTE_ODD: "the quote is too far from the close",
+    Reason.NO_RECORD: "no family has shown skill yet",
+    Reason.ENOUGH_HELD: "as much is held as it would be given",
 }
 
 
@@ -109,21 +112,30 @@ class Words:
     def _no_family(self, k: int) -> str:
         left_out = self._decision.snapshot.forecasts.left_out
         causes = ", ".join(f"{family} ({cause})" for family, cause in left_out.items())
-        return REASON_WORDS[Reason.NO_FAMILY] + (f": {causes}" if causes else "")
+        skilled = (self._decision.blend.merit > 0).any()
+        words = "no family with skill answered" if skilled else REASON_WORDS[Reason.NO_FAMILY]
+        return words + (f": {causes}" if causes else "")
 
     def _no_score(self, k: int) -> str:
         needed = self._limit("standardise", "score_samples", "d", "a score needs")
         return f"{self._samples[k]} past forecasts{needed or ' are too few to score it'}"
 
     @cached_property
-    def _skill(self) -> str:
-        merit = self._decision.blend.merit
+    def _skill(self) -> tuple[str, str]:
+        """Why there is no skill, and why there is none yet."""
+        merit, ic = self._decision.blend.merit, self._decision.beliefs.ic
+        words = REASON_WORDS[Reason.NO_RECORD]
         if np.isnan(merit).all():
-            return "no family has shown skill: no forecast has matured yet"
-        return f"no family has shown skill: the best IC less cost is {np.nanmax(merit):.4f}"
+            return "", f"{words}: no forecast has matured"
+        yet = f"{words}: the best IC less cost is {np.nanmax(merit):.4f}"
+        none = f"{REASON_WORDS[Reason.NO_SKILL]}: the best IC is {np.nanmax(ic):.4f}"
+        return none, yet
 
     def _no_skill(self, k: int) -> str:
-        return self._skill
+        return self._skill[0]
+
+    def _no_record(self, k: int) -> str:
+        return self._skill[1]
 
     def _cost_unknown(self, k: int) -> str:
         market = self._decision.snapshot.market
@@ -157,6 +169,14 @@ class Words:
         if settings is None:
             return f"the quote is {age:.0f} ms old"
         return f"the quote is {age:.0f} ms old, limit {age_limit(market, settings.gates):g}"
+
+    def _quote_odd(self, k: int) -> str:
+        gap = self._decision.snapshot.market.quote_gap_bps[k]
+        if math.isnan(gap):
+            return "the close, which a quote is compared with, is not known"
+        return f"the quote is {gap:+.0f} bps from the close" + self._limit(
+            "gates", "max_quote_gap_bps"
+        )
 
     def _adverse(self, side: float, k: int) -> tuple[str, float]:
         barriers = self._decision.snapshot.forecasts.barriers
@@ -353,7 +373,9 @@ def _gates(decision: Decision, k: int) -> str:
             barrier += f", closed above {limits.barrier_exit:g}"
     spread = f"{_number(market.spread_bps[k], '.2f')} bps"
     age = f"{_number(market.quote_age_ms[k], '.0f')} ms"
+    gap = f"{_number(market.quote_gap_bps[k], '+.2f')} bps from {_number(market.price[k], ',.4f')}"
     if limits is not None:
+        gap += f", limit {limits.max_quote_gap_bps:g}"
         spread += f", limit {limits.max_spread_bps:g}"
         age += f", limit {age_limit(market, limits):g} for a feed that is {market.feed}"
     rows = [
@@ -361,6 +383,7 @@ def _gates(decision: Decision, k: int) -> str:
         ("quote", f"{_number(market.bid[k], ',.4f')} / {_number(market.ask[k], ',.4f')} USD"),
         ("spread", spread),
         ("age", age),
+        ("close", gap),
         ("traded a day", f"{_number(market.adv_usd[k], ',.0f')} USD"),
         ("capacity", _number(decision.blend.capacity[k], ".3f")),
         ("member", _yes(market.member[k])),

@@ -42,7 +42,8 @@ def gate(
         that says nothing, p0, gives exactly 1. A peak is adverse to longs and favourable to
         shorts. Its side is the one chosen, else that of the leading alpha, else the one held; 1
         where there is no side. What is not known blocks new risk and closes nothing. For a name
-        that is closed and not sold to the other side, `reason` says why it is closed.
+        that is closed and not sold to the other side, `reason` says why it is closed: no member,
+        a likely barrier, alpha against it, or no skill in any family.
     """
     config = settings.gates
     held = np.sign(market.shares)
@@ -64,6 +65,7 @@ def gate(
         turned = lead * held < 0
         old = ~(market.quote_age_ms <= age_limit(market, config))
         wide = market.spread_bps > config.max_spread_bps
+        odd = ~(np.abs(market.quote_gap_bps) <= config.max_quote_gap_bps)
         blocked = adverse > config.barrier_block
     outside, quoted = ~market.member, market.quoted
     reason = np.select(
@@ -73,6 +75,7 @@ def gate(
             ~quoted,
             wide,
             old,
+            odd,
             np.isnan(barrier),
             blocked,
         ],
@@ -82,18 +85,23 @@ def gate(
             Reason.NO_QUOTE,
             Reason.SPREAD_WIDE,
             Reason.QUOTE_OLD,
+            Reason.QUOTE_ODD,
             Reason.BARRIER_UNKNOWN,
             Reason.BARRIER_BLOCK,
         ],
         Reason.NONE,
     )
     may_enter = reason == Reason.NONE
-    must_exit = (held != 0) & (outside | shut | turned)
+    unskilled = (arbitration.reason == Reason.NO_SKILL) & (alpha == 0).all(axis=0)
+    unskilled &= not config.keep_without_skill
+    must_exit = (held != 0) & (outside | shut | turned | unskilled)
     why = np.select(
-        [outside, shut], [Reason.NOT_A_MEMBER, Reason.BARRIER_EXIT], Reason.ALPHA_TURNED
+        [outside, shut, turned],
+        [Reason.NOT_A_MEMBER, Reason.BARRIER_EXIT, Reason.ALPHA_TURNED],
+        Reason.NO_SKILL,
     )
     reason = np.where(must_exit & ~may_enter, why, reason).astype(np.int8)
-    return Gates(barrier, may_enter, quoted, must_exit, reason)
+    return Gates(barrier, may_enter, quoted, must_exit, reason, quoted & ~(wide | old | odd))
 
 
 def age_limit(market: Market, config: GatesConfig) -> float:

@@ -2,7 +2,12 @@
 
 Levels NORMAL, REDUCE_ONLY, FLATTEN and HALTED only ever grow more severe by themselves, but for
 what a session brought: that ends when the venue's next session begins. A reduction is never
-blocked by a limit nor made smaller.
+blocked by a limit nor made smaller. HALTED alone stops everything: nothing is traded, reductions
+and exits included, until a person resumes, since what is held, or what it is worth, is in doubt.
+
+What may be added is bounded by the most that positions may be worth, which for one without a value
+is the most of a name; a reduction is forced only by what they are worth at least, and such a
+position forces none.
 """
 
 import hashlib
@@ -16,7 +21,7 @@ import numpy as np
 
 from dpa.config import RiskConfig, Settings
 from dpa.decision.arbitration import at
-from dpa.decision.sizing import ROUNDING, actions, total, weight_of
+from dpa.decision.sizing import ROUNDING, actions, total, weight_of, weights_between
 from dpa.decision.types import (
     Arbitration,
     Bools,
@@ -52,7 +57,10 @@ class RiskState:
     orders : tuple of (float, int)
         Orders that added risk: epoch seconds of the decision and their number, 60 seconds back.
     held : tuple of str
-        Names with a position after the last decision.
+        Names with a position after the last decision, and those `gone`.
+    gone : tuple of str
+        Names that had a position when they were last in a snapshot; until they are in one again,
+        or a person resumes, risk is only reduced.
     lasting : bool
         The level ends only by :func:`resume`.
     digest : str
@@ -66,6 +74,7 @@ class RiskState:
     peak_nav: float = math.nan
     orders: tuple[tuple[float, int], ...] = ()
     held: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
     lasting: bool = False
     digest: str = ""
 
@@ -85,6 +94,7 @@ class RiskState:
             "peak_nav": None if math.isnan(self.peak_nav) else self.peak_nav,
             "orders": [list(order) for order in self.orders],
             "held": list(self.held),
+            "gone": list(self.gone),
             "lasting": self.lasting,
             "digest": self.digest,
         }
@@ -129,6 +139,7 @@ def _read(cls: type[RiskState], data: Any) -> RiskState:
         peak_nav=peak,
         orders=tuple((float(time), _typed(count, int)) for time, count in data["orders"]),
         held=tuple(_typed(name, str) for name in data["held"]),
+        gone=tuple(_typed(name, str) for name in data["gone"]),
         lasting=_typed(data["lasting"], bool),
         digest=_typed(data["digest"], str),
     )
@@ -150,7 +161,7 @@ def _changed(state: RiskState, **changes: Any) -> RiskState:
     new = replace(state, **changes)
     parts = (
         new.account, int(new.level), new.why, new.session, new.peak_nav, new.orders, new.held,
-        new.lasting,
+        new.gone, new.lasting,
     )  # fmt: skip
     if state.digest and all(_same(getattr(state, name), value) for name, value in changes.items()):
         return state
@@ -169,8 +180,9 @@ def halt(state: RiskState, why: str) -> RiskState:
 def resume(state: RiskState, by: str, why: str) -> RiskState:
     """A person ends what was in force.
 
-    The drawdown counts anew from the next NAV seen. A loss of the day is not forgiven: where it
-    is still at its limit, the next assessment flattens again until the next session.
+    The drawdown counts anew from the next NAV seen, and positions that are gone are forgotten. A
+    loss of the day is not forgiven: where it is still at its limit, the next assessment flattens
+    again until the next session.
 
     Parameters
     ----------
@@ -187,7 +199,11 @@ def resume(state: RiskState, by: str, why: str) -> RiskState:
     if not by.strip():
         raise DataError("resume: nobody is named", "say who resumes the account")
     said = f"resumed by {by.strip()}" + (f": {why}" if why else "")
-    return _changed(state, level=RiskLevel.NORMAL, why=said, peak_nav=math.nan, lasting=False)
+    held = tuple(name for name in state.held if name not in state.gone)
+    return _changed(
+        state, level=RiskLevel.NORMAL, why=said, peak_nav=math.nan, held=held, gone=(),
+        lasting=False,
+    )  # fmt: skip
 
 
 def assess(state: RiskState, market: Market, settings: Settings) -> RiskState:
@@ -208,7 +224,8 @@ def assess(state: RiskState, market: Market, settings: Settings) -> RiskState:
         HALTED, until a person resumes: the NAV is not known or not positive. FLATTEN: drawdown
         at its limit, until a person resumes; loss of the day at its limit, until the next
         session. REDUCE_ONLY, until the next session: either loss at ``warn_share`` of its limit,
-        no NAV of the prior close, or a name that was held is not in the snapshot.
+        or no NAV of the prior close. REDUCE_ONLY, until the session after it is in a snapshot
+        again: a name that was held is not in this one.
 
     Raises
     ------
@@ -259,7 +276,8 @@ def _causes(
         found.append((RiskLevel.REDUCE_ONLY, "the NAV of the prior close is not known", False))
     gone = sorted(set(state.held).difference(market.names)) if state.held else []
     if gone:
-        words = f"{gone[0]} was held and is not in the snapshot ({len(gone)} such)"
+        first = ", ".join(gone[:3]) + (", ..." if len(gone) > 3 else "")
+        words = f"{first} held and not in the snapshot ({len(gone)} such)"
         found.append((RiskLevel.REDUCE_ONLY, words, False))
     return found
 
@@ -276,8 +294,9 @@ def limit(
 
     Each target is what stays of the position plus what is added. Only what is added is cut, in
     this order: most of a name, value of an order, orders a minute (the largest net first), gross
-    and net exposure (pro rata). Where what stays is alone above a limit of exposure it is reduced
-    pro rata. All in whole lots, so that such a reduction may leave less than a lot of each name.
+    and net exposure (pro rata). Where what stays is alone above a limit of exposure, at the least
+    it may be worth, it is reduced pro rata. All in whole lots, so that such a reduction may
+    leave less than a lot of each name.
 
     Parameters
     ----------
@@ -323,34 +342,34 @@ def _split(held: Doubles, target: Doubles) -> tuple[Doubles, Doubles]:
     return stays, target - stays
 
 
-def _weights(market: Market, shares: Doubles, limits: RiskConfig) -> Doubles:
-    """Weights, the most a name may have where a position has no value."""
-    weight = weight_of(market, shares)
-    return np.where(np.isnan(weight), np.sign(shares) * limits.max_name_weight, weight)
-
-
 def _trim(
     market: Market, stays: Doubles, may_trade: Bools, reason: Codes, limits: RiskConfig
 ) -> tuple[Doubles, Codes]:
-    """Reduce positions that alone exceed a limit of exposure."""
-    weight = _weights(market, stays, limits)
-    over = may_trade & (np.abs(weight) > limits.max_name_weight)
+    """Reduce positions that exceed a limit of exposure alone and at the least they are worth."""
+    least, most = weights_between(market, stays, 0.0)
+    over = may_trade & (np.abs(least) > limits.max_name_weight)
     if over.any():
-        fits = limits.max_name_weight / np.where(over, np.abs(weight), 1.0)
+        fits = limits.max_name_weight / np.where(over, np.abs(least), 1.0)
         stays, reason = _shrink(market, stays, over, fits, reason, Reason.NAME_LIMIT)
-        weight = _weights(market, stays, limits)
-    gross = total(np.abs(weight))
+        least, most = weights_between(market, stays, 0.0)
+    gross = total(np.abs(least))
     if gross > limits.max_gross:
         movable = may_trade & (stays != 0)
-        kept = _keep(total(np.abs(weight[movable])), gross - limits.max_gross)
+        kept = _keep(total(np.abs(least[movable])), gross - limits.max_gross)
         stays, reason = _shrink(market, stays, movable, kept, reason, Reason.GROSS_LIMIT)
-        weight = _weights(market, stays, limits)
-    net = total(weight)
-    if abs(net) > limits.max_net:
-        movable = may_trade & (stays * net > 0)
-        kept = _keep(total(np.abs(weight[movable])), abs(net) - limits.max_net)
+        least, most = weights_between(market, stays, 0.0)
+    low, high = _net_between(least, most)
+    excess = max(low, -high) - limits.max_net
+    if excess > 0:
+        movable = may_trade & (stays > 0 if low > -high else stays < 0)
+        kept = _keep(total(np.abs(least[movable])), excess)
         stays, reason = _shrink(market, stays, movable, kept, reason, Reason.NET_LIMIT)
     return stays, reason
+
+
+def _net_between(least: Doubles, most: Doubles) -> tuple[float, float]:
+    """Least and greatest net exposure: one side at `least`, the other at `most`."""
+    return total(np.where(most < 0, most, least)), total(np.where(most > 0, most, least))
 
 
 def _keep(whole: float, excess: float) -> float:
@@ -381,7 +400,8 @@ def _cut(
     adds = added != 0
     if not adds.any():
         return added, reason
-    base = _weights(market, stays, limits)
+    least, base = weights_between(market, stays, limits.max_name_weight)
+    nets = _net_between(least, base)
     unit = np.where(adds, market.mark / market.nav_usd, 1.0)
     weight = added * unit
     cuts = [
@@ -401,9 +421,9 @@ def _cut(
     if asked > room * (1 + ROUNDING):
         reason = np.where(weight != 0, Reason.GROSS_LIMIT, reason)
         weight = weight * (room / asked)
-    weight, reason = _within_net(base, weight, reason, limits)
+    weight, reason = _within_net(nets, weight, reason, limits)
     shares = _lots(market, weight / unit, added)
-    weight, reason = _within_net(base, shares * unit, reason, limits)
+    weight, reason = _within_net(nets, shares * unit, reason, limits)
     return _lots(market, weight / unit, shares), reason
 
 
@@ -422,14 +442,22 @@ def _above_rate(
 
 
 def _within_net(
-    base: Doubles, weight: Doubles, reason: Codes, limits: RiskConfig
+    nets: tuple[float, float], weight: Doubles, reason: Codes, limits: RiskConfig
 ) -> tuple[Doubles, Codes]:
-    """Cut pro rata what is added on the side that exceeds the net limit."""
-    net = total(base) + total(weight)
-    if abs(net) <= limits.max_net * (1 + ROUNDING):
+    """Cut pro rata what is added on the side that exceeds the net limit.
+
+    `nets` are the least and greatest net exposure of what stays. Where both ends would exceed the
+    limit nothing is added: the net is not known well enough.
+    """
+    added, most = total(weight), limits.max_net
+    short, long = -(nets[0] + added), nets[1] + added
+    beyond = most * (1 + ROUNDING)
+    if short <= beyond and long <= beyond:
         return weight, reason
-    toward = weight * net > 0
-    kept = _keep(total(np.abs(weight[toward])), abs(net) - limits.max_net)
+    if short > beyond and long > beyond:
+        return np.zeros_like(weight), np.where(weight != 0, Reason.NET_LIMIT, reason)
+    toward = weight > 0 if long > beyond else weight < 0
+    kept = _keep(total(np.abs(weight[toward])), max(long, short) - most)
     return np.where(toward, weight * kept, weight), np.where(toward, Reason.NET_LIMIT, reason)
 
 
@@ -452,7 +480,8 @@ def _finish(
     orders, count = _recent(risk, market), int(np.count_nonzero(adds))
     if count:
         orders = (*orders, (market.moment.timestamp(), count))
-    held = tuple(compress(market.names, (shares != 0).tolist()))
+    gone = tuple(sorted(set(risk.held).difference(market.names))) if risk.held else ()
+    held = (*compress(market.names, (shares != 0).tolist()), *gone)
     final = replace(
         sizes,
         weight=weight_of(market, shares),
@@ -460,4 +489,4 @@ def _finish(
         action=actions(market.shares, shares),
         reason=reason.astype(np.int8),
     )
-    return final, _changed(risk, orders=orders, held=held)
+    return final, _changed(risk, orders=orders, held=held, gone=gone)

@@ -90,14 +90,30 @@ class Market:
     def quoted(self) -> Bools:
         """Whether the quote is one: finite, ask > bid > 0; shape (n_symbols,)."""
         with np.errstate(invalid="ignore"):
-            good = np.isfinite(self.bid) & np.isfinite(self.ask) & (self.ask > self.bid)
-            return np.asarray(good & (self.bid > 0))
+            return np.asarray((self.ask > self.bid) & (self.bid > 0) & (self.ask < np.inf))
 
     @property
     def mark(self) -> Doubles:
-        """What a share is valued at: the mid where there is a quote, else the bar's close."""
+        """Most that a share may be worth: the greater of mid and close, the one that is known."""
+        return np.fmax(self.mid, self.price)
+
+    @property
+    def least_mark(self) -> Doubles:
+        """Least that a share may be worth: the smaller of mid and close, the one that is known."""
+        return np.fmin(self.mid, self.price)
+
+    @property
+    def mid(self) -> Doubles:
+        """Middle of the quote, USD; NaN without one."""
         with np.errstate(invalid="ignore"):
-            return np.where(self.quoted, 0.5 * (self.bid + self.ask), self.price)
+            return np.where(self.quoted, 0.5 * (self.bid + self.ask), np.nan)
+
+    @property
+    def quote_gap_bps(self) -> Doubles:
+        """How far the mid is from the bar's close, signed, bps of it; NaN where either is not
+        known."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (self.mid / np.where(self.price > 0, self.price, np.nan) - 1) * 1e4
 
     @property
     def spread_bps(self) -> Doubles:
@@ -110,7 +126,7 @@ class Market:
 
     @property
     def weight(self) -> Doubles:
-        """Position held, signed fraction of NAV; 0 without one, NaN where it has no value."""
+        """Position held at its `mark`, signed fraction of NAV; 0 without one, NaN: no value."""
         with np.errstate(invalid="ignore", divide="ignore"):
             value = self.shares * self.mark / self.nav_usd
         return np.where(self.shares == 0, 0.0, value)
@@ -290,6 +306,8 @@ class Gates:
         What is held is to be closed.
     reason : int8 ndarray of shape (n_symbols,)
         :class:`Reason` why there is no new risk, the arbiter's where it has one; 0: there may be.
+    sound : bool ndarray of shape (n_symbols,)
+        The quote is good enough for new risk.
     """
 
     barrier: Doubles
@@ -297,6 +315,7 @@ class Gates:
     may_trade: Bools
     must_exit: Bools
     reason: Codes
+    sound: Bools
 
 
 @dataclass(frozen=True, eq=False)
@@ -308,7 +327,7 @@ class Sizes:
     signal : float64 ndarray of shape (n_symbols,)
         z: alpha over volatility at the chosen horizon, cut; 0: none.
     wanted : float64 ndarray of shape (n_symbols,)
-        Weight after gate and normalisation; what is held where it is to be kept.
+        Weight after gate and normalisation, or what is to stay of a position.
     banded : float64 ndarray of shape (n_symbols,)
         After the no-trade band.
     weight : float64 ndarray of shape (n_symbols,)
@@ -372,6 +391,9 @@ class Reason(IntEnum):
     RISK_REDUCE_ONLY = 22
     RISK_FLATTEN = 23
     RISK_HALTED = 24
+    QUOTE_ODD = 25
+    NO_RECORD = 26
+    ENOUGH_HELD = 27
 
 
 class RiskLevel(IntEnum):

@@ -268,12 +268,26 @@ def test_reasons_in_their_order() -> None:
     assert found.reason.dtype == np.int8
     assert found.reason.tolist() == [0, Reason.NO_FORECAST, Reason.NO_SCORE, 0]
     unskilled = blend(snapshot, replace(beliefs, ic=np.full((3, 2), -0.01)), SETTINGS)
+    flat = np.array([Reason.NO_SKILL, Reason.NO_FORECAST, Reason.NO_SCORE, Reason.NO_SKILL])
+    for unknown in (np.nan, 1e-9):  # a family not matured, one with less IC than cost
+        young = np.full((3, 2), -0.01)
+        young[2, 1] = unknown
+        found = blend(snapshot, replace(beliefs, ic=young), SETTINGS)
+        expected = np.where(flat == Reason.NO_SKILL, Reason.NO_RECORD, flat)
+        np.testing.assert_array_equal(found.reason, expected)
     assert unskilled.reason.tolist() == [
         Reason.NO_SKILL, Reason.NO_FORECAST, Reason.NO_SCORE, Reason.NO_SKILL,
     ]  # fmt: skip
     silent = replace(forecasts, returns=np.full((3, 2, 4), np.nan), left_out={"ridge": "late"})
     nobody = blend(Snapshot(market, silent), beliefs, SETTINGS)
     assert nobody.reason.tolist() == [Reason.NO_FAMILY] * 4
+    # the family with skill is late: that is no lack of skill
+    one = np.tile([0.05, -0.01], (3, 1))
+    family = forecasts.families[0]
+    late = replace(forecasts, left_out={family: "late"})
+    missing = blend(Snapshot(market, late), replace(beliefs, ic=one), SETTINGS)
+    expected = np.where(flat == Reason.NO_SKILL, Reason.NO_FAMILY, flat)
+    np.testing.assert_array_equal(missing.reason, expected)
     assert (nobody.weights == 0).all()
 
 
@@ -302,7 +316,7 @@ def test_nothing_learned_is_no_alpha() -> None:
     )  # fmt: skip
     found = blend(Snapshot(market, forecasts), beliefs, SETTINGS)
     assert (found.alpha == 0).all()
-    assert (found.reason == Reason.NO_SKILL).all()
+    assert (found.reason == Reason.NO_RECORD).all()
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-3, 1.0])

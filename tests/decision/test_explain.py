@@ -21,6 +21,9 @@ EXPECTED = {
     Reason.NO_SCORE: "250 past forecasts, a score needs 100",
     Reason.COST_UNKNOWN: "the cost is not known: no daily traded value",
     Reason.QUOTE_OLD: "the quote is 1000 ms old, limit 200",
+    Reason.NO_SKILL: "no family has skill: the best IC is 0.0500",  # the beliefs are invented
+    Reason.NO_RECORD: "no family has shown skill yet: the best IC less cost is 0.0400",
+    Reason.ENOUGH_HELD: "as much is held as it would be given",
     Reason.BARRIER_BLOCK: "the probability of a peak is 0.62, no new position above 0.6",
     Reason.BARRIER_EXIT: "the probability of a peak is 0.72, closed above 0.65",
     Reason.ALPHA_TURNED: "alpha -2.00 bps over 5m is against the position",
@@ -59,6 +62,10 @@ def test_numbers_in_words() -> None:
     assert why(decided(wide, said, 100.0), 0) == "spread 15.2 bps is wider than 12"
     crossed = make_market(0, 3, bid=100.1, ask=100.0)
     assert why(decided(crossed, said, 100.0), 0) == "bid 100.1 and ask 100 are no quote"
+    odd = make_market(0, 3, price=100.0, bid=79.999, ask=80.001)
+    assert why(decided(odd, said, 100.0), 0) == "the quote is -2000 bps from the close, limit 1000"
+    bare = make_market(0, 3, price=np.nan, bid=79.999, ask=80.001)
+    assert why(decided(bare, said, 100.0), 0).endswith("is not known")
     small = decided(make_market(0, 3, adv_usd=1e12), said, 2.0)
     net = small.arbitration.net[0, 0]
     assert why(small, 0) == f"net is {net:.2f} bps over 5m, needed 1"

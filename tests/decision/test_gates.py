@@ -135,8 +135,44 @@ def test_quotes_and_members(changes: dict[str, float], reason: Reason) -> None:
 
 
 def test_spread_and_age_at_their_limits_pass() -> None:
-    assert gated(100, bid=100.0, ask=100.12, quote_age_ms=200).may_enter[0]  # 11.99 bps
-    assert not gated(100, bid=100.0, ask=100.1202, quote_age_ms=200).may_enter[0]
+    near = {"price": 100.0, "bid": 100.0, "quote_age_ms": 200}
+    assert gated(100, ask=100.12, **near).may_enter[0]  # 11.99 bps
+    assert not gated(100, ask=100.1202, **near).may_enter[0]
+
+
+@pytest.mark.parametrize(
+    ("mid", "close", "enters"),
+    [
+        (1.0005, 100, False), (89.9, 100, False), (90.1, 100, True), (109.9, 100, True),
+        (110.1, 100, False), (1e5, 100, False), (100, np.nan, False), (100, 0, False),
+    ],
+)  # fmt: skip
+def test_a_quote_far_from_the_close_is_not_trusted(mid: float, close: float, enters: bool) -> None:
+    found = gated(100, bid=mid * 0.9999, ask=mid * 1.0001, price=close)
+    assert found.may_enter[0] == found.sound[0] == enters
+    assert found.may_trade[0]
+    assert found.reason[0] == (Reason.NONE if enters else Reason.QUOTE_ODD)
+    held = gated(-100, bid=mid * 0.9999, ask=mid * 1.0001, price=close, shares=5)
+    assert held.must_exit[0]  # an exit needs a quote and no more
+
+
+def unskilled(alpha: float, reason: Reason, **gates: bool) -> Gates:
+    """Of one name held long, with one alpha at both horizons and the blend's reason."""
+    chosen, built = settings_of(gates=gates), make_market(0, 1, adv_usd=1e12, shares=5)
+    alphas, code = np.full((2, 1), alpha), np.array([reason], np.int8)
+    found = arbitrate(built, HORIZONS, np.full(1, 10.0), alphas, code, chosen)
+    return gate(built, None, UNKNOWN, alphas, found, chosen)
+
+
+def test_positions_without_any_skill_are_closed() -> None:
+    closed = unskilled(0.0, Reason.NO_SKILL)
+    assert closed.must_exit[0]
+    assert closed.reason[0] == Reason.NO_SKILL
+    assert not unskilled(0.0, Reason.NO_SKILL, keep_without_skill=True).must_exit[0]
+    for reason in (Reason.NO_RECORD, Reason.NO_FAMILY):
+        assert not unskilled(0.0, reason).must_exit[0]
+    for reason in (Reason.NO_SCORE, Reason.NO_FORECAST, Reason.NO_FAMILY, Reason.NO_SKILL):
+        assert not unskilled(np.nan, reason).must_exit[0]
 
 
 def test_an_aggregated_feed_has_its_own_age() -> None:

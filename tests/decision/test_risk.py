@@ -59,7 +59,7 @@ def limited(
         leading=np.zeros(n, int), side=np.sign(target).astype(np.int8),
         reason=np.zeros(n, np.int8),
     )  # fmt: skip
-    gates = Gates(np.ones(n), traded, traded, np.zeros(n, bool), np.zeros(n, np.int8))
+    gates = Gates(np.ones(n), traded, traded, np.zeros(n, bool), np.zeros(n, np.int8), traded)
     sizes = Sizes(
         np.zeros(n), target, target, weight_of(market, shares), shares,
         actions(market.shares, shares), np.zeros(n, np.int8),
@@ -109,6 +109,63 @@ def test_positions_alone_above_gross_are_reduced_pro_rata() -> None:
 def test_what_cannot_be_traded_leaves_less_for_the_others() -> None:
     found, _ = limited([0.2, 0.2], [0.2, 0.2], may_trade=[False, True], max_gross=0.3)
     np.testing.assert_allclose(found.weight, [0.2, 0.1], atol=2e-4)
+
+
+def unpriced(held: Any, places: Any, mid: float = math.nan) -> Market:
+    """As :func:`holding`, some names without close and quote, or quoted at `mid` alone."""
+    market = holding(held)
+    price, bid, ask = (getattr(market, name).copy() for name in ("price", "bid", "ask"))
+    bid[places], ask[places] = mid * 0.9999, mid * 1.0001
+    if math.isnan(mid):
+        price[places] = math.nan
+    return replace(market, price=price, bid=bid, ask=ask)
+
+
+def test_positions_without_value_force_nothing() -> None:
+    held = np.array([1e-3] * 3 + [0.045] * 4 + [-0.045] * 3)
+    limits = {"max_name_weight": 0.2, "max_gross": 0.5, "max_net": 0.3}
+    market = unpriced(held, slice(3))
+    traded = market.quoted
+    found, _ = limited(0, held, market=market, may_trade=traded, **limits)
+    np.testing.assert_array_equal(found.shares, market.shares)
+    # they are no reason to keep what is above the limits without them
+    one = {"max_gross": 0.2, "max_net": 0.05, "max_name_weight": 0.04}
+    with_them, _ = limited(0, held, market=market, may_trade=traded, **one)
+    without, _ = limited(0, held[3:], market=holding(held[3:]), **one)
+    np.testing.assert_array_equal(with_them.shares[3:], without.shares)
+    assert (abs(without.shares) < abs(holding(held[3:]).shares)).any()
+
+
+def test_positions_without_value_leave_less_to_add() -> None:
+    held, target = np.array([1e-3, 0.0, 0.0]), np.array([1e-3, 0.2, -0.1])
+    market = unpriced(held, slice(1))
+    traded = market.quoted
+    wide = {"max_name_weight": 0.2}
+    found, _ = limited(0, target, market=market, may_trade=traded, max_gross=0.35, **wide)
+    np.testing.assert_allclose(found.weight[1:], [0.1, -0.05], atol=1e-9)
+    # for the net it may be as large on its side, and is nothing against the other side
+    found, _ = limited(0, target, market=market, may_trade=traded, max_net=0.25, **wide)
+    np.testing.assert_allclose(found.weight[1:], [0.15, -0.1], atol=1e-9)
+    target = np.array([1e-3, 0.0, -0.2])
+    found, _ = limited(0, target, market=market, may_trade=traded, max_net=0.1, **wide)
+    np.testing.assert_allclose(found.weight[1:], [0, -0.1], atol=1e-9)
+    mirrored = unpriced(-held, slice(1))
+    found, _ = limited(0, -target, market=mirrored, may_trade=traded, max_net=0.1, **wide)
+    np.testing.assert_allclose(found.weight[1:], [0, 0.1], atol=1e-9)
+
+
+@pytest.mark.parametrize("mid", [0.01, 1.0, 1e4, 1e6])
+def test_an_odd_quote_forces_no_sale_and_hides_no_exposure(mid: float) -> None:
+    held = np.array([0.15, 0.1, -0.1, 0.0])
+    market = unpriced(held, slice(1), mid)
+    limits = {"max_name_weight": 0.2, "max_gross": 0.4, "max_net": 0.2}
+    kept, _ = limited(0, held, market=market, **limits)
+    np.testing.assert_array_equal(kept.shares, market.shares)
+    added = np.array([0, 0, 0, 0.2])
+    found, _ = limited(0, held + added, market=market, **limits)
+    assert found.shares[3] * PRICE / NAV <= 0.05 + 1e-9  # as if it were worth the close
+    found, _ = limited(0, held - added, market=market, **limits)
+    assert found.shares[3] * PRICE / NAV >= -0.05 - 1e-9
 
 
 def test_net_cuts_the_side_that_exceeds_it() -> None:
@@ -284,6 +341,44 @@ def test_a_position_that_left_the_snapshot_only_reduces() -> None:
     assert "GONE" in state.why
 
 
+def night(state: RiskState, bar: int, *names: str, shares: float = 0.0) -> RiskState:
+    """The state after a decision on the bar, where `names` were sent too, holding `shares`."""
+    market = make_market(0, 2 + len(names), bar=bar)
+    held = np.where(np.arange(2 + len(names)) < 2, market.shares, shares)
+    market = replace(market, names=(*market.names[:2], *names), shares=held)
+    return limited(0.0, market.shares * PRICE / NAV, state, market=market)[1]
+
+
+def test_a_position_that_is_gone_is_remembered_over_the_nights() -> None:
+    state = replace(START, held=("GONE", "OTHER"), session=0)
+    for bar in (0, 1, 78, 156, 780):
+        state = night(state, bar)
+        assert state.level == RiskLevel.REDUCE_ONLY
+        assert "GONE, OTHER" in state.why
+        assert state.held == state.gone == ("GONE", "OTHER")
+        state = RiskState.from_dict(json.loads(json.dumps(state.to_dict())))
+    part = night(state, 858, "GONE", shares=0)
+    assert part.level == RiskLevel.REDUCE_ONLY
+    assert part.held == ("OTHER",)
+    back = night(part, 936, "OTHER", shares=5)
+    assert back.level == RiskLevel.NORMAL
+    assert (back.held, back.gone) == (("OTHER",), ())
+    assert night(state, 936, "GONE", "OTHER").held == ()
+
+
+def test_only_a_person_forgets_what_is_gone() -> None:
+    state = night(replace(START, held=("GONE",)), 0)
+    resumed = resume(state, "Ada", "sold by hand")
+    assert (resumed.held, resumed.gone) == ((), ())
+    assert night(resumed, 1).level == RiskLevel.NORMAL
+    # what is still there is remembered
+    both = resume(replace(state, held=("S000", "GONE")), "Ada", "")
+    assert both.held == ("S000",)
+    for nav in (math.nan, 0.9e6):  # halted, flattened: remembered too
+        market = make_market(0, 1, nav_usd=nav)
+        assert limited(0.0, 0.0, state, market=market)[1].gone == ("GONE",)
+
+
 def test_of_two_levels_the_severer() -> None:
     warned = level(START, prior_nav_usd=math.nan)
     flat = level(warned, bar=1, nav_usd=0.9e6)
@@ -335,8 +430,8 @@ def test_state_is_read_back() -> None:
     [
         {"schema_version": 2}, {"schema_version": None}, {"level": "FINE"}, {"orders": 3},
         {"peak_nav": "x"}, {"peak_nav": -1.0}, {"peak_nav": math.inf}, {"session": 1.5},
-        {"orders": [[math.nan, 1]]}, {"held": [1]}, {"lasting": "yes"}, {"account": 7},
-        {"digest": None}, {"why": None},
+        {"orders": [[math.nan, 1]]}, {"held": [1]}, {"gone": [1]}, {"lasting": "yes"},
+        {"account": 7}, {"digest": None}, {"why": None},
     ],
 )  # fmt: skip
 def test_an_unreadable_state_is_halted(change: dict[str, Any]) -> None:
