@@ -214,7 +214,7 @@ class Words:
 
     def _gross_limit(self, k: int) -> str:
         if self._decision.sizes.wanted[k] == 0:
-            return "kept positions use the gross target" + self._limit(
+            return "other positions use the gross target" + self._limit(
                 "sizing", "gross_target", ".1%", "which is"
             )
         return self._plain(k) + self._limit("risk", "max_gross", ".1%")
