@@ -150,7 +150,8 @@ def _level(strength: Doubles, base: Doubles, gross: float, cap: float) -> float:
     slopes = np.concatenate([strength, -strength])
     order = np.lexsort((slopes, turns))
     turns, slope = turns[order], np.cumsum(slopes[order])
-    reached = np.cumsum(np.append(0.0, slope[:-1] * np.diff(turns)))
+    reached = np.zeros(len(turns))
+    np.cumsum(slope[:-1] * (turns[1:] - turns[:-1]), out=reached[1:])
     last = int(np.searchsorted(reached, room, side="left")) - 1
     if last + 1 == len(reached):
         return math.inf
@@ -274,4 +275,5 @@ def _signal(
     known = (arbitration.leading >= 0) & (volatility > 0)
     ahead = at(alpha, arbitration.leading)
     z = np.divide(ahead, volatility, out=np.zeros(len(sigma)), where=known)
-    return np.asarray(np.clip(np.nan_to_num(z), -config.signal_clip, config.signal_clip))
+    z = np.maximum(np.minimum(z, config.signal_clip), -config.signal_clip)
+    return np.where(np.isnan(z), 0.0, z)
