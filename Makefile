@@ -85,6 +85,7 @@ bench-horizons: $(INSTALLED_DEV) ## the part of them about predictors
 	  --data "$${DPA_MARKET_DATA:?is not set: the folder of us_5min_bars.parquet}/us_5min_bars.parquet"
 
 bench-serving: $(INSTALLED_DEV) ## the part of them about decisions (ARGS="--names 40" for less)
+	$(BIN)/python tests/benchmarks/bench_learning_loop.py
 	$(BIN)/python tests/benchmarks/bench_decision.py $(ARGS)
 	$(BIN)/python tests/benchmarks/bench_serving.py $(ARGS)
 
