@@ -614,6 +614,9 @@ class ServingConfig(Section):
         500.0, gt=0, le=600000, description="a family not done by then is left out, milliseconds"
     )
     family_replicas: int = Field(1, ge=1, le=100, description="replicas of each family")
+    family_threads: int = Field(
+        2, ge=1, le=64, description="threads among which a family divides a wide universe"
+    )
     replica_cpus: float = Field(0.1, ge=0, le=64, description="cores reserved by each replica")
     warm_sessions: int = Field(
         12,

@@ -74,7 +74,8 @@ class Place:
             return GateStage(self.settings)
         if name == SIZER:
             return SizerStage(self.settings, self.storage)
-        return FamilyStage(name.removeprefix(FAMILY), self.plugins, self.storage)
+        threads = self.settings.serving.family_threads
+        return FamilyStage(name.removeprefix(FAMILY), self.plugins, self.storage, threads)
 
     def market(self) -> "MarketStage":
         """The market stage; the history named in the settings is read when none is on record."""

@@ -93,14 +93,14 @@ def local_stages(
     settings: Settings, storage: Path, plugins: tuple[str, ...], market: MarketStage
 ) -> dict[str, Any]:
     """All stages for :class:`LocalLinks`."""
-    families = market.describe()["families"]
+    families, threads = market.describe()["families"], settings.serving.family_threads
     return {
         MARKET: market,
         BLENDER: BlenderStage(settings, storage),
         ARBITER: ArbiterStage(settings),
         GATE: GateStage(settings),
         SIZER: SizerStage(settings, storage),
-        **{FAMILY + name: FamilyStage(name, plugins, storage) for name in families},
+        **{FAMILY + name: FamilyStage(name, plugins, storage, threads) for name in families},
     }
 
 

@@ -9,7 +9,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -49,6 +49,7 @@ if TYPE_CHECKING:  # torch and the like stay out of stages that hold no model
 MARKET, BLENDER, ARBITER, GATE, SIZER = "market", "blender", "arbiter", "gate", "sizer"
 FAMILY = "family:"
 NOT_PREPARED = "not_ready"
+LEAST_ROWS = 100  # of a thread
 CHECKPOINT, ACCOUNT, KEPT_BUNDLES = "checkpoint", "account:", 2
 
 
@@ -113,10 +114,15 @@ class FamilyStage:
     plugins : tuple of str
     storage : Path
         Where the bundle in use is named, so that a family started anew has it loaded.
+    threads : int
+        Among which the rows of a large universe are divided.
     """
 
-    def __init__(self, name: str, plugins: tuple[str, ...], storage: Path) -> None:
-        self.name, self._plugins = name, plugins
+    def __init__(
+        self, name: str, plugins: tuple[str, ...], storage: Path, threads: int = 1
+    ) -> None:
+        self.name, self._plugins, self._threads = name, plugins, threads
+        self._pool = ThreadPoolExecutor(threads)
         self._lock = threading.Lock()
         self._loaded: dict[str, Family] = {}
         self._newest: _Asked | None = None
@@ -143,12 +149,24 @@ class FamilyStage:
                 asked = self._newest = _Asked(fingerprint, features, Future())
         if not again:
             try:
-                asked.answer.set_result(family.predict(features))
+                asked.answer.set_result(self._forecast(family, features))
             except BaseException as e:
                 with self._lock:
                     self._newest = None
                 asked.answer.set_exception(e)
         return asked.answer.result()
+
+    def _forecast(self, family: "Family", features: Singles) -> Forecast:
+        """Rows in parts, each in a thread: a row's forecast depends on that row alone."""
+        parts = np.array_split(features, self._threads)
+        if len(parts) == 1 or len(parts[-1]) < LEAST_ROWS:
+            return family.predict(features)
+        found = list(self._pool.map(family.predict, parts))
+        heads = [part.barriers for part in found if part.barriers is not None]
+        return Forecast(
+            np.concatenate([part.returns for part in found]),
+            np.concatenate(heads) if len(heads) == len(found) else None,
+        )
 
     def _family(self, fingerprint: str, folder: str) -> "Family":
         from dpa.horizons.bundle import HorizonBundle

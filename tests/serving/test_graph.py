@@ -20,7 +20,7 @@ from dpa.horizons.bundle import HorizonBundle
 from dpa.horizons.inference import start
 from dpa.horizons.promotion import promote_bundle
 from dpa.serving.graph import FAMILY, Graph, LocalLinks
-from dpa.serving.stages import BlenderStage, SizerStage
+from dpa.serving.stages import BlenderStage, FamilyStage, SizerStage
 from dpa.serving.types import Request, RequestError
 from tests.horizons.small_run import CLOCK
 from tests.serving.served import (
@@ -247,6 +247,21 @@ def test_without_a_family_nothing_new_is_traded(bundles, tmp_path):
     assert np.isnan(decision.blend.alpha).all()
     assert (decision.sizes.shares == held).all()
     assert (decision.sizes.reason == Reason.NO_FAMILY).all()
+
+
+@pytest.mark.parametrize("family", ["ridge", "gbdt"])
+def test_rows_divided_among_threads_have_the_same_bits(bundles, tmp_path, family):
+    bundle = HorizonBundle.load(bundles.first)
+    n_features = len(bundle.schema.features)
+    features = np.random.default_rng(0).normal(size=(501, n_features)).astype(np.float32)
+    manifest = bundle.manifest
+    stage = FamilyStage(family, (), tmp_path, threads=3)
+    found = stage.predict(manifest.fingerprint, str(bundles.first), features)
+    whole = bundle.families[family].predict(features)
+    assert np.array_equal(found.returns, whole.returns)
+    assert same(found.barriers, whole.barriers)
+    few = stage.predict(manifest.fingerprint, str(bundles.first), features[:7])
+    assert np.array_equal(few.returns, whole.returns[:7])
 
 
 class TestSwap:
