@@ -312,12 +312,21 @@ class Truth:
         if differing:
             self.wrong.append(
                 f"bar {self.bar}, account {account}: {', '.join(differing)} "
-                f"(left out: {each.answer['left_out'] or 'nothing'})"
+                f"(left out: {each.answer['left_out'] or 'nothing'}); {_first(wanted, each.answer)}"
             )
         else:
             self.n_right += 1
             self.n_left_out += bool(each.answer["left_out"])
         self.risk[account] = [decision.risk]
+
+
+def _first(wanted: Mapping[str, Any], answer: Mapping[str, Any]) -> str:
+    """The first symbol in which two answers differ: each field as wanted and as answered."""
+    for one, other in zip(wanted["symbols"], answer["symbols"], strict=False):
+        differing = {k: (v, other.get(k)) for k, v in one.items() if v != other.get(k)}
+        if differing:
+            return f"{one['symbol']}: {differing}"
+    return "no symbol differs"
 
 
 def learned(past: tuple[Snapshot, ...], settings: Settings) -> tuple[LearningState, LearningState]:

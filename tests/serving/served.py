@@ -1,5 +1,6 @@
 """Two small bundles of one invented market, and requests made of the bars after them."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import pandas as pd
 from dpa.clock import FixedClock
 from dpa.config import Settings, load_settings
 from dpa.horizons.bundle import HorizonBundle, write_bundle
-from dpa.horizons.promotion import promote_bundle
+from dpa.horizons.promotion import POINTER, promote_bundle
 from dpa.market.panel import Panel
 from dpa.serving.graph import Graph, LocalLinks, local_stages
 from dpa.serving.market_stage import MarketStage
@@ -49,6 +50,7 @@ class Bundles:
     panel: Panel
     first: Path
     second: Path
+    promoted: Path  # storage in which the first is promoted
 
 
 def make_bundles(folder: Path) -> Bundles:
@@ -61,7 +63,8 @@ def make_bundles(folder: Path) -> Bundles:
         parts = run.parts(folder / f"models{seed}")
         write_bundle(folder / f"bundle{seed}", parts, CLOCK)
         folders.append(folder / f"bundle{seed}")
-    return Bundles(panel, *folders)
+    promote_bundle(folders[0], folder / "promoted", CLOCK, "hand")
+    return Bundles(panel, *folders, folder / "promoted")
 
 
 def served_settings(**sections: Mapping[str, Any]) -> Settings:
@@ -79,8 +82,9 @@ def open_graph(
 ) -> Graph:
     """A graph in this process over `storage`, which begins with a history."""
     clock = FixedClock(pd.Timestamp("2026-01-02", tz="UTC").to_pydatetime())
-    if not (storage / "promoted-bundle.json").exists():
-        promote_bundle(bundles.first, storage, clock, "hand")
+    if not (storage / POINTER).exists():
+        storage.mkdir(parents=True, exist_ok=True)
+        shutil.copy(bundles.promoted / POINTER, storage / POINTER)
 
     def history(bundle: HorizonBundle, n_bars: int) -> Panel:
         return bundles.panel.window(max(begun - n_bars, 0), begun)
