@@ -202,9 +202,9 @@ def learn(
         market.bar,
         said.lag,
         said.target,
-        price,
-        _columns(said.sigma, order),
-        _columns(market.member, order),
+        price.copy(),  # kept for bars: the caller may use the memory of its arrays again
+        _columns(said.sigma, order).copy(),
+        _columns(market.member, order).copy(),
     )
     barriers = state.barriers
     if said.barriers is not None:

@@ -273,7 +273,7 @@ class LivePredictor:
             self.names,
             features[0][places],
             places,
-            np.ascontiguousarray(sigma[0]),
+            sigma[0].copy(),  # the view overwrites its memory some bars later
             self._reasons(features[0], sigma[0], usable),
         )
 

@@ -555,6 +555,26 @@ def test_nothing_is_changed_in_place() -> None:
     assert_same(state, again)
 
 
+def overwritten(value: Any) -> None:
+    """Fill every array inside with something else."""
+    if is_dataclass(value):
+        for part in fields(value):
+            overwritten(getattr(value, part.name))
+    elif isinstance(value, np.ndarray) and value.dtype != object and value.flags.writeable:
+        value.fill(True if value.dtype == bool else 77)
+
+
+def test_what_is_remembered_is_not_the_callers_memory() -> None:
+    history, same = (
+        [permuted(one, np.argsort(one.market.names)) for one in random_history(4)] for _ in range(2)
+    )  # in alphabetical order no column needs to be moved
+    state = start_of(history[0])
+    for snapshot in history:
+        state, _ = learn(state, snapshot, SETTINGS)
+        overwritten(snapshot)
+    assert_same(state, run(same)[0])
+
+
 @pytest.mark.parametrize("mode", ["adahedge", "exp3ix"])
 @pytest.mark.parametrize("bars", [0, 1, 30])
 def test_round_trip_is_exact(tmp_path: Path, mode: str, bars: int) -> None:

@@ -87,6 +87,21 @@ def test_bar_by_bar_is_what_a_batch_says(bundle, small_panel, batch):
     assert (said[1:] > 0.95 * every).all()
 
 
+def test_what_was_said_stays_as_it_was_said(bundle, small_panel):
+    """Forecasts are kept until their labels mature: later bars must not reach into them."""
+    tail = bundle.manifest.tail_bars
+    live = start(bundle, small_panel.window(0, tail))
+    kept, as_said = [], []
+    for bar in range(tail, small_panel.n_bars):
+        forecast = live.update(small_panel.window(bar, bar + 1))
+        kept.append(forecast)
+        as_said.append({name: getattr(forecast, name).copy() for name in ARRAYS})
+    assert len(kept) > 2 * tail  # the memory of the tail is used again several times
+    for forecast, said in zip(kept, as_said, strict=True):
+        for name in ARRAYS:
+            np.testing.assert_array_equal(getattr(forecast, name), said[name], err_msg=name)
+
+
 def test_what_came_before_the_tail_does_not_matter(bundle, small_panel, batch):
     tail = bundle.manifest.tail_bars
     for stop in range(tail, small_panel.n_bars, 83):
