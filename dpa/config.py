@@ -634,6 +634,132 @@ class ServingConfig(Section):
     page_seconds: float = Field(2.0, gt=0, le=3600, description="how often the page asks, seconds")
 
 
+class TradingConfig(Section):
+    """How decisions become orders, and when they do not."""
+
+    broker: Literal["paper", "ibkr"] = Field(
+        "paper", description="paper: fills made up here from quotes; ibkr: TWS or its gateway"
+    )
+    paper_cash_usd: float = Field(1e6, gt=0, description="cash a new paper account begins with")
+    style: Literal["market", "limit", "adaptive"] = Field(
+        "adaptive", description="adaptive: from the mid towards the far side, a step at a time"
+    )
+    order_seconds: float = Field(
+        60.0, gt=0, le=86400, description="life of an order; it is cancelled then, seconds"
+    )
+    step_seconds: float = Field(
+        5.0, gt=0, le=3600, description="between steps of an adaptive limit, seconds"
+    )
+    adaptive_steps: int = Field(
+        4, ge=1, le=100, description="steps from the mid to the far side of the quote"
+    )
+    collar_bps: float = Field(
+        50.0, gt=0, le=1000, description="furthest a limit goes from the mid at the decision, bps"
+    )
+    decision_seconds: float = Field(
+        5.0, gt=0, le=600, description="from a bar's close to its orders; later adds no risk"
+    )
+    bar_wait_seconds: float = Field(
+        2.0, ge=0, le=600, description="waited after a close for bars still missing"
+    )
+    most_missing: float = Field(
+        0.2, ge=0, le=1, description="share of symbols without a bar from which no risk is added"
+    )
+    quote_seconds: float = Field(
+        5.0, gt=0, le=3600, description="age of a quote from which nothing is sent on it, seconds"
+    )
+    most_age_minutes: int | None = Field(
+        None, ge=1, description="a position older than this is closed, session minutes; none: never"
+    )
+    session_end: Literal["hold", "flatten"] = Field(
+        "hold", description="what is done with positions at the end of a session"
+    )
+    quiet_minutes: float = Field(
+        10.0, ge=0, le=390, description="before the close: no risk is added, minutes"
+    )
+    flatten_minutes: float = Field(
+        5.0, ge=0, le=390, description="before the close: where session_end flattens, minutes"
+    )
+    reconcile_minutes: float = Field(
+        5.0, gt=0, le=1440, description="between reconciliations with the broker, minutes"
+    )
+    most_working: int = Field(
+        1000, ge=1, le=100000, description="orders at the broker at the same time"
+    )
+    most_orders_per_session: int = Field(
+        20000, ge=1, description="orders that add risk in a session; then no more risk is added"
+    )
+    rejects_to_halt: int = Field(
+        10, ge=1, description="refusals by the broker in a row that halt trading"
+    )
+    unknown_seconds: float = Field(
+        10.0, gt=0, le=3600, description="without a word on an order until the broker is asked"
+    )
+    messages_per_second: float = Field(
+        45.0, gt=0, le=1000, description="most messages to the broker, cancels first"
+    )
+    queue_seconds: float = Field(
+        10.0, gt=0, le=3600, description="an order that waits longer to be sent is given up"
+    )
+    what_if: bool = Field(False, description="ask for margins before each order that adds risk")
+    lease_seconds: float = Field(
+        15.0, gt=0, le=3600, description="how long a trader that went silent keeps its place"
+    )
+
+
+class IbkrConfig(Section):
+    """Where TWS or its gateway listens, and what it allows."""
+
+    ibkr_host: str = Field("127.0.0.1", description="address; other than loopback must be armed")
+    ibkr_port: int = Field(
+        7497, ge=1, le=65535, description="7497 or 4002: paper; 7496 and 4001 are refused"
+    )
+    client_id: int = Field(17, ge=1, le=2**31 - 1, description="id of this client, always the same")
+    account: str | None = Field(None, description="account to trade; none: the only one there is")
+    arm_live: str | None = Field(
+        None, description="number of an account with real money; none: paper accounts only"
+    )
+    connect_seconds: float = Field(15.0, gt=0, le=600, description="for a connection, seconds")
+    ask_seconds: float = Field(10.0, gt=0, le=600, description="for an answer, seconds")
+    heartbeat_seconds: float = Field(
+        10.0, gt=0, le=600, description="between questions whether it is still there, seconds"
+    )
+    retry_seconds: float = Field(
+        60.0, gt=0, le=3600, description="longest pause between attempts to connect, seconds"
+    )
+    market_data_lines: int = Field(100, ge=1, le=10000, description="lines the account has")
+    bar_source: Literal["realtime", "history"] = Field(
+        "realtime", description="bars from five-second bars, or from history kept up to date"
+    )
+    delayed_data: bool = Field(
+        False, description="take delayed quotes where there are no others; shown, never traded on"
+    )
+    history_requests: int = Field(
+        60, ge=1, le=1000, description="requests for history in any ten minutes"
+    )
+
+
+class AlertsConfig(Section):
+    """Who is told, of what, and how often."""
+
+    alert_console: bool = Field(True, description="to standard error")
+    alert_level: Literal["info", "warning", "critical"] = Field(
+        "warning", description="least severity that is sent on"
+    )
+    alert_webhook: str | None = Field(None, description="URL that is sent a JSON document")
+    alert_email: str | None = Field(None, description="address that is sent a mail")
+    smtp_host: str = Field("localhost", description="mail server")
+    smtp_port: int = Field(587, ge=1, le=65535, description="its port")
+    smtp_user: str | None = Field(
+        None, description="its user; the password is in DPA_SMTP_PASSWORD"
+    )
+    smtp_from: str = Field("dpa@localhost", description="sender of mails")
+    smtp_tls: bool = Field(True, description="refuse to talk to it without encryption")
+    alerts_per_minute: int = Field(
+        6, ge=1, le=1000, description="of one kind and target; critical ones always pass"
+    )
+
+
 class Settings(Frozen):
     """The whole tree."""
 
@@ -654,6 +780,9 @@ class Settings(Frozen):
     sizing: SizingConfig = SizingConfig()
     risk: RiskConfig = RiskConfig()
     serving: ServingConfig = ServingConfig()
+    trading: TradingConfig = TradingConfig()
+    ibkr: IbkrConfig = IbkrConfig()
+    alerts: AlertsConfig = AlertsConfig()
 
 
 GRID_SECTIONS = ("data", "model", "training", "walk_forward", "costs")
@@ -669,6 +798,7 @@ DECISION_SECTIONS = (
     "sizing",
     "risk",
 )
+TRADING_SECTIONS = (*DECISION_SECTIONS, "serving", "trading", "ibkr", "alerts")
 
 
 def _one_line(error: ValidationError, origin: str) -> ConfigError:

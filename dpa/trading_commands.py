@@ -1,0 +1,1 @@
+"""``dpa trade``, ``dpa journal``, ``dpa kill`` and ``dpa alerts``."""
