@@ -164,6 +164,8 @@ class Order:
         The broker's own number for it, its identity across sessions; 0: not told yet.
     reason : str
         Of a final state, in words.
+    reported : Decimal
+        Most shares the broker has said are filled, whether or not their executions have come.
     """
 
     intent: Intent
@@ -173,6 +175,7 @@ class Order:
     limit: Decimal | None = None
     perm_id: int = 0
     reason: str = ""
+    reported: Decimal = Decimal(0)
 
     @property
     def ref(self) -> str:
