@@ -1,0 +1,845 @@
+"""The only one that talks of orders to a broker.
+
+Start-up and recovery are the same path: connect, ask the broker for everything, compare, and only
+then send. What always holds:
+
+1. Nothing is sent before its intent is committed to the journal.
+2. One live order a symbol, and one order at the broker an intent: another attempt is made only
+   after a complete list of open orders, completed orders and executions of every client has shown
+   that the one before never arrived.
+3. A "cancelled" that a client guessed from an error code ends nothing; the broker's own order
+   state does, or a reconciliation.
+4. Positions come from the ledger of fills. Where the broker holds something else, trading halts,
+   and goes on only when a person has adopted what the broker holds (:meth:`Dealer.adopt`). A
+   snapshot that is not complete halts as well: it never means flat.
+5. What reduces a position passes every limit on risk, and cancels always pass.
+6. Without a link no order is sent, and fills still count; with the link back, everything is
+   reconciled before anything else.
+7. HALTED sends only cancels, FLATTENING only what reduces, PAUSED no new risk; the switch is read
+   last, before each order is handed to the socket.
+8. ``trading.rejects_to_halt`` refusals by the broker in a row halt.
+9. Order numbers are above every number ever used; the mark is on the disk before one is used.
+10. Never more than ``trading.messages_per_second``, cancels first; an order that waits longer than
+    ``trading.queue_seconds`` is given up.
+11. What cannot be booked is shown, and halts.
+12. :meth:`Dealer.kill` halts the switch first, then cancels everything, and looks whether it has
+    gone.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+from dpa.clock import Clock
+from dpa.config import Settings
+from dpa.errors import DpaError, HaltError, UserError
+from dpa.trading import lifecycle
+from dpa.trading.broker import Account, Broker, BrokerSnapshot, OrderSaid
+from dpa.trading.checks import (
+    Exposure,
+    Refusal,
+    RefusalCode,
+    Situation,
+    check,
+    fresh,
+    reduces,
+    reductions_first,
+)
+from dpa.trading.events import Alert, Event, Reconciled, Severity
+from dpa.trading.hearing import Hearing
+from dpa.trading.identity import intent_id
+from dpa.trading.journal import Journal
+from dpa.trading.ledger import Ledger
+from dpa.trading.live_orders import LiveOrders
+from dpa.trading.pricing import step_at
+from dpa.trading.reconcile import Books, Break, Reconciliation, compare
+from dpa.trading.sender import Quotes, Sender, limit_now
+from dpa.trading.switch import Level, Switch
+from dpa.trading.types import (
+    Execution,
+    Instrument,
+    Intent,
+    Order,
+    OrderState,
+    Purpose,
+    Quote,
+    Side,
+    Style,
+)
+
+MOST_ATTEMPTS = 3  # at one intent
+SECOND_LOOK = timedelta(seconds=2)  # at what may only have been asked about at a bad moment
+MINUTE = timedelta(seconds=60)
+
+
+@dataclass(frozen=True)
+class Killed:
+    """What a kill did.
+
+    Parameters
+    ----------
+    seconds : float
+        From the request to the last cancel handed over.
+    cancels : int
+        Messages sent, the one for everything included.
+    waiting : int
+        Cancels that wait for their turn at the broker.
+    working : tuple of str
+        Refs of orders, of anybody, that the broker still had open when asked afterwards.
+    verified : bool
+        The broker gave a complete answer, and nothing was open.
+    """
+
+    seconds: float
+    cancels: int
+    waiting: int
+    working: tuple[str, ...]
+    verified: bool
+
+
+class Dealer:
+    """Carries out intents.
+
+    Nothing here sleeps or starts tasks: :meth:`beat` does all that is due, and :meth:`next_at`
+    says when to call it next.
+
+    Parameters
+    ----------
+    broker : Broker
+    journal : Journal
+        Written by nobody else.
+    switch : Switch
+    clock : Clock
+    settings : Settings
+        ``trading`` and ``risk`` of it.
+    publish : callable
+        Takes events; must not raise (:class:`~dpa.trading.bus.Bus` does not).
+    instruments : mapping of str to Instrument
+        What is traded; looked at when needed, so it may grow.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        journal: Journal,
+        switch: Switch,
+        clock: Clock,
+        settings: Settings,
+        publish: Callable[[Event], None],
+        instruments: Mapping[str, Instrument],
+    ) -> None:
+        self._broker, self._journal, self._switch = broker, journal, switch
+        self._clock, self._settings, self._publish = clock, settings, publish
+        self._instruments = instruments
+        self._live = LiveOrders(journal, clock, publish)
+        self._hearing = Hearing(
+            journal,
+            self._live,
+            clock,
+            publish,
+            self.halt,
+            self._pause,
+            settings.trading.rejects_to_halt,
+        )
+        self._sender = Sender(
+            broker,
+            journal,
+            self._live,
+            switch,
+            clock,
+            settings,
+            instruments,
+            publish,
+            self.halt,
+            self._situation,
+            lambda: self.ready,
+        )
+        self._listening = False
+        self._reconciled = False
+        self._asked_at: datetime | None = None
+        self._suspected: tuple[Break, ...] = ()
+        self._missed: dict[str, datetime] = {}
+        self._added: list[datetime] = []
+        self._flatten_again: dict[str, datetime] = {}
+        self._told_flat = False
+        self._account: Account | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether orders may be sent, as far as the broker is concerned."""
+        hearing = self._hearing
+        settled = self._reconciled and not self._suspected and not hearing.stale
+        return settled and hearing.linked and self._broker.connected
+
+    @property
+    def account(self) -> str:
+        """The account traded."""
+        return self._broker.account
+
+    @property
+    def money(self) -> Account | None:
+        """What the broker said last of the account's money."""
+        return self._account
+
+    @property
+    def ledger(self) -> Ledger:
+        """Books of the account, from fills; worked through up to now."""
+        self._hearing.work()
+        return self._journal.ledger(self.account)
+
+    @property
+    def positions(self) -> dict[str, Decimal]:
+        """Shares by symbol, flat ones left out; from the ledger."""
+        held = self._journal.ledger(self.account).positions
+        return {symbol: position.shares for symbol, position in held.items()}
+
+    @property
+    def live_orders(self) -> tuple[Order, ...]:
+        """Our orders that may still change a position."""
+        return tuple(self._live)
+
+    @property
+    def instruments(self) -> Mapping[str, Instrument]:
+        """What is traded."""
+        return self._instruments
+
+    @property
+    def suspected(self) -> tuple[Break, ...]:
+        """Differences that are to be looked at again before anything is sent."""
+        return self._suspected
+
+    @property
+    def flat(self) -> bool:
+        """Whether nothing is held and nothing works."""
+        return not self.positions and not len(self._live)
+
+    def halt(self, why: str) -> None:
+        """Halt trading, durably; only a person resumes it."""
+        before = self._switch.level
+        self._switch.halt("dealer", why)
+        if before < Level.HALTED:
+            self._alert(Severity.CRITICAL, "halted", why)
+
+    def _pause(self, why: str) -> None:
+        if self._switch.level < Level.PAUSED:
+            self._switch.pause("dealer", why)
+            self._alert(Severity.CRITICAL, "paused", why)
+
+    def _alert(self, severity: Severity, kind: str, what: str) -> None:
+        self._publish(Alert(self._clock.now(), severity, kind, what))
+
+    async def start(self) -> Reconciliation:
+        """Connect, and reconcile before anything else.
+
+        Raises
+        ------
+        TransientError
+            The broker cannot be reached now.
+        HaltError
+            Nobody may trade there, or the journal is of another account.
+        """
+        if not self._listening:
+            self._broker.listen(self._hearing.hear)
+            self._listening = True
+        if not self._broker.connected:
+            await self._broker.connect(order_id_above=self._journal.order_id_mark)
+        self._hearing.linked = True
+        self._hearing.account = self._broker.account
+        if self._journal.value("account") is None:
+            self._journal.set_value("account", self._broker.account)
+        return await self.reconcile()
+
+    def _same_account(self) -> None:
+        known = self._journal.value("account")
+        if known != self._broker.account:
+            self._reconciled = False
+            what = f"the journal is of account {known}, the broker has {self._broker.account}"
+            self.halt(what)
+            raise HaltError(what, "give each account a journal of its own")
+
+    async def submit(self, intents: Sequence[Intent], quotes: Quotes) -> tuple[Refusal, ...]:
+        """Check intents, commit those that pass, and send what may go at once.
+
+        Parameters
+        ----------
+        intents : sequence of Intent
+        quotes : mapping of str to Quote
+
+        Returns
+        -------
+        tuple of Refusal
+            One for each intent that nothing was sent of, as far as it is known by now; one that
+            is refused later, while it waits for its turn, is published.
+        """
+        with self._halting():
+            self._hearing.work()
+            refusals, accepted = self._sort(intents, quotes)
+            if accepted:
+                self._commit(accepted, quotes)
+            refusals += await self._sender.pump(quotes)
+            self._hearing.work()
+            return tuple(refusals)
+
+    @contextmanager
+    def _halting(self) -> Iterator[None]:
+        """Whatever goes wrong within halts trading, and is shown."""
+        try:
+            yield
+        except Exception as e:
+            self.halt(f"{type(e).__name__}: {e}")
+            raise
+
+    def _sort(
+        self, intents: Sequence[Intent], quotes: Quotes
+    ) -> tuple[list[Refusal], list[Intent]]:
+        situation = self._situation(quotes)
+        exposure = self._exposure(situation)
+        busy, known = set(situation.busy), _Known(self._journal)
+        room = self._settings.trading.most_working - len(self._sender.queue)
+        refusals: list[Refusal] = []
+        accepted: list[Intent] = []
+        adds = 0
+        for intent in reductions_first(intents, situation.positions):
+            now = replace(
+                situation,
+                busy=busy,
+                known=known,
+                working=situation.working + len(accepted),
+                added_lately=situation.added_lately + adds,
+                added_in_session=situation.added_in_session + adds,
+            )
+            found = check(intent, now, self._settings, exposure)
+            if found is None and len(accepted) >= room:
+                what = f"{intent.symbol}: too many orders wait to be sent"
+                found = Refusal(intent, RefusalCode.QUEUE, what)
+            if found is not None:
+                refusals.append(self._sender.refused(found))
+                continue
+            accepted.append(intent)
+            busy.add(intent.symbol)
+            known.add(intent.id)
+            exposure.add(intent)
+            held = situation.positions.get(intent.symbol, Decimal(0))
+            adds += not reduces(intent, held)
+        self._count_added(adds)
+        return refusals, accepted
+
+    def _commit(self, intents: Sequence[Intent], quotes: Quotes) -> None:
+        first = self._next_order_id()
+        orders = [
+            Order(intent, 1, first + n, limit=self._first_limit(intent, quotes))
+            for n, intent in enumerate(intents)
+        ]
+        new = {intent.id for intent in self._journal.commit_intents(intents, orders)}
+        positions = self.positions
+        for order in orders:
+            if order.ref in new:
+                self._live.took(order, "committed")
+                held = positions.get(order.intent.symbol, Decimal(0))
+                self._sender.place(order, reduces(order.intent, held))
+
+    def _first_limit(self, intent: Intent, quotes: Quotes) -> Decimal | None:
+        step = self._step(intent)
+        instrument = self._instruments[intent.symbol]
+        return limit_now(intent, quotes.get(intent.symbol), instrument, self._settings, step)
+
+    def _next_order_id(self) -> int:
+        return max(self._journal.order_id_mark + 1, self._broker.next_order_id)
+
+    def _step(self, intent: Intent) -> int:
+        trading = self._settings.trading
+        return step_at(
+            intent.decided_at, self._clock.now(), trading.step_seconds, trading.adaptive_steps
+        )
+
+    def _situation(self, quotes: Quotes) -> Situation:
+        now = self._clock.now()
+        return Situation(
+            now=now,
+            level=self._switch.level,
+            ready=self.ready,
+            account=self._broker.account,
+            positions=self.positions,
+            busy=self._live.symbols,
+            working=len(self._live),
+            known=(),
+            instruments=self._instruments,
+            quotes=quotes,
+            added_lately=sum(now - at < MINUTE for at in self._added),
+            added_in_session=self._added_in_session(),
+            nav=None if self._account is None else self._account.nav,
+        )
+
+    def _exposure(self, situation: Situation) -> Exposure:
+        shares = dict(situation.positions)
+        for order in self._live:
+            if not order.state.is_final:
+                left = order.intent.shares - self._journal.filled(order.ref)
+                symbol = order.intent.symbol
+                shares[symbol] = shares.get(symbol, Decimal(0)) + order.intent.side.sign * left
+        ledger = self._journal.ledger(self.account)
+        prices = {
+            symbol: _price(situation.quotes.get(symbol)) or ledger.position(symbol).average_cost
+            for symbol in shares
+        }
+        return Exposure(shares, prices)
+
+    def _session(self) -> str:
+        zones = {instrument.time_zone for instrument in self._instruments.values()}
+        zone = ZoneInfo(min(zones)) if zones else ZoneInfo("UTC")
+        return self._clock.now().astimezone(zone).date().isoformat()
+
+    def _added_in_session(self) -> int:
+        kept = self._journal.value("added") or {}
+        return int(kept["orders"]) if kept.get("session") == self._session() else 0
+
+    def _count_added(self, adds: int) -> None:
+        if adds:
+            now = self._clock.now()
+            self._added = [at for at in self._added if now - at < MINUTE] + [now] * adds
+            orders = self._added_in_session() + adds
+            self._journal.set_value("added", {"session": self._session(), "orders": orders})
+
+    async def beat(self, now: datetime, quotes: Quotes) -> None:
+        """Do all that is due.
+
+        Parameters
+        ----------
+        now : datetime
+            The clock's moment.
+        quotes : mapping of str to Quote
+            The newest of each symbol.
+        """
+        with self._halting():
+            await self._beat(now, quotes)
+
+    async def _beat(self, now: datetime, quotes: Quotes) -> None:
+        self._hearing.work()
+        if self._broker.connected and self._hearing.linked and self._should_ask(now):
+            await self.reconcile()
+        self._expire(now)
+        level = self._switch.level
+        if level is Level.HALTED:
+            self._stop_everything("trading is halted")
+        elif level is Level.FLATTENING:
+            self._flatten(now, quotes)
+        if self.ready and level < Level.HALTED:
+            self._step_limits(now, quotes)
+        await self._sender.pump(quotes)
+        self._hearing.work()
+
+    def next_at(self, now: datetime) -> datetime:
+        """When :meth:`beat` is due again at the latest, if nothing is heard before."""
+        trading = self._settings.trading
+        due = [now + timedelta(minutes=trading.reconcile_minutes)]
+        if self._asked_at is not None:
+            due = [self._asked_at + timedelta(minutes=trading.reconcile_minutes)]
+            if self._hearing.ask or self._suspected or self._missed:
+                due.append(self._asked_at + SECOND_LOOK)
+        if (sending := self._sender.queue.next_at(now)) is not None and self._broker.connected:
+            due.append(sending)
+        silence = timedelta(seconds=trading.unknown_seconds)
+        step = timedelta(seconds=trading.step_seconds)
+        for order in self._live:
+            intent = order.intent
+            due.append(intent.expires_at)
+            due.append(self._live.silent_since(order) + silence)
+            taken = self._step(intent)
+            if intent.style is Style.ADAPTIVE and taken < trading.adaptive_steps:
+                due.append(intent.decided_at + step * (taken + 1))
+        if self._switch.level is Level.FLATTENING and not self.flat:
+            due.append(now + step)
+        later = [moment for moment in due if moment > now]
+        return min(later, default=now + step)
+
+    def _should_ask(self, now: datetime) -> bool:
+        if not self._reconciled or self._hearing.stale or self._asked_at is None:
+            pause = timedelta(seconds=self._settings.trading.unknown_seconds)
+            return self._switch.level < Level.HALTED or self._asked_before(now, pause)
+        trading = self._settings.trading
+        if now - self._asked_at >= timedelta(minutes=trading.reconcile_minutes):
+            return True
+        if self._hearing.ask or self._suspected or self._missed:
+            return self._asked_before(now, SECOND_LOOK)
+        silence = timedelta(seconds=trading.unknown_seconds)
+        return self._asked_before(now, silence) and any(
+            _expects_word(order) and now - self._live.silent_since(order) >= silence
+            for order in self._live
+        )
+
+    def _asked_before(self, now: datetime, pause: timedelta) -> bool:
+        return self._asked_at is None or now - self._asked_at >= pause
+
+    def _expire(self, now: datetime) -> None:
+        silence = timedelta(seconds=self._settings.trading.unknown_seconds)
+        for order in self._live:
+            if now < order.intent.expires_at or order.state.is_final:
+                continue
+            asked = order.state is OrderState.CANCELLING
+            if not asked or now - self._live.silent_since(order) >= silence:
+                self._sender.cancel(order)
+                self._live.heard(order.ref)
+
+    def _stop_everything(self, why: str) -> None:
+        self._sender.give_up_queue(why)
+        silence = timedelta(seconds=self._settings.trading.unknown_seconds)
+        now = self._clock.now()
+        for order in self._live:
+            waiting = now - self._live.silent_since(order) < silence
+            if order.state.may_fill and not (order.state is OrderState.CANCELLING and waiting):
+                self._sender.cancel(order)
+
+    def _step_limits(self, now: datetime, quotes: Quotes) -> None:
+        seconds = self._settings.trading.quote_seconds
+        for order in self._live:
+            intent = order.intent
+            quote = quotes.get(intent.symbol)
+            if intent.style is not Style.ADAPTIVE or order.state is not OrderState.WORKING:
+                continue
+            if quote is None or not quote.sound or not fresh(quote, now, seconds):
+                continue
+            limit = self._first_limit(intent, quotes)
+            if limit is not None and limit != order.limit and self._sender.allowed(intent):
+                self._sender.limit(order, limit)
+
+    async def cancel(self, orders: Iterable[Order]) -> None:
+        """Ask for the end of some of our orders."""
+        self._hearing.work()
+        for order in orders:
+            newest = self._live.get(order.ref)
+            if newest is not None and newest.state is not OrderState.CANCELLING:
+                self._sender.cancel(newest)
+        await self._sender.pump_cancels()
+        self._hearing.work()
+
+    async def cancel_all(self) -> None:
+        """Ask for the end of all our orders."""
+        await self.cancel(tuple(self._live))
+
+    async def flatten(self, quotes: Quotes, by: str = "dealer", why: str = "asked to") -> None:
+        """Close everything: cancel what works, then close what is held, until all is flat.
+
+        What is not done at once is done by later beats, as long as the switch says FLATTENING.
+        """
+        if self._switch.level < Level.FLATTENING:
+            self._switch.flatten(by, why)
+            self._told_flat = False
+            self._flatten_again.clear()
+        await self.beat(self._clock.now(), quotes)
+
+    def _flatten(self, now: datetime, quotes: Quotes) -> None:
+        self._sender.give_up_queue("everything is being closed", keep=_closes)
+        for order in self._live:
+            if not _closes(order) and order.state in (OrderState.SENT, OrderState.WORKING):
+                self._sender.cancel(order)
+        held = {symbol: shares for symbol, shares in self.positions.items() if int(shares)}
+        if not held and not len(self._live) and not self._told_flat:
+            self._told_flat = True
+            self._alert(Severity.INFO, "flat", "everything is closed")
+        if not self.ready:
+            return
+        due = [
+            symbol
+            for symbol in sorted(held)
+            if not self._live.count(symbol) and self._flatten_again.get(symbol, now) <= now
+        ]
+        for symbol in due:
+            pause = timedelta(seconds=self._settings.trading.step_seconds)
+            self._flatten_again[symbol] = now + pause
+        intents = [self._closing(symbol, held[symbol], quotes.get(symbol)) for symbol in due]
+        _, accepted = self._sort(intents, quotes)
+        if accepted:
+            self._commit(accepted, quotes)
+
+    def _closing(self, symbol: str, shares: Decimal, quote: Quote | None) -> Intent:
+        now = self._clock.now()
+        side = Side.SELL if shares > 0 else Side.BUY
+        since = self._switch.read().since
+        price = _price(quote) or self._journal.ledger(self.account).position(symbol).average_cost
+        turn = 1
+        while True:
+            decision = f"flatten {since.isoformat() if since else ''} {turn}"
+            name = intent_id(self.account, decision, symbol, side, Purpose.FLATTEN)
+            if self._journal.intent(name) is None:
+                break
+            turn += 1
+        return Intent(
+            id=name,
+            account=self.account,
+            decision=decision,
+            symbol=symbol,
+            side=side,
+            shares=abs(int(shares)),
+            style=Style.MARKET,
+            purpose=Purpose.FLATTEN,
+            decided_at=now,
+            expires_at=now + timedelta(seconds=self._settings.trading.order_seconds),
+            reference=price,
+        )
+
+    async def kill(self, by: str = "dealer", why: str = "asked to") -> Killed:
+        """Halt, cancel everything, look whether it has gone. Later beats cancel what is left."""
+        began = self._clock.elapsed()
+        self._switch.halt(by, why)
+        sent = 0
+        try:
+            self._sender.queue.spend(self._clock.now())
+            await self._broker.cancel_all()
+            sent = 1
+        except DpaError as e:
+            self._alert(Severity.CRITICAL, "kill", f"the broker was not told: {e}")
+        self._hearing.work()
+        before = self._live_at_broker()
+        self._stop_everything("killed")
+        queued = len(self._sender.queue)
+        await self._sender.pump_cancels()
+        sent += queued - len(self._sender.queue)
+        seconds = self._clock.elapsed() - began
+        found = await self._open_at_broker()
+        self._hearing.work()
+        left = before if found is None else found
+        return Killed(seconds, sent, len(self._sender.queue), left, found == ())
+
+    def _live_at_broker(self) -> tuple[str, ...]:
+        return tuple(order.ref for order in self._live if order.state.may_fill)
+
+    async def _open_at_broker(self) -> tuple[str, ...] | None:
+        try:
+            snapshot = await self._broker.snapshot()
+        except DpaError:
+            return None
+        if not snapshot.complete:
+            return None
+        return tuple(word.ref or f"order {word.perm_id}" for word in snapshot.open_orders)
+
+    async def reconcile(self) -> Reconciliation:
+        """Ask the broker for everything, and settle what can be settled.
+
+        Returns
+        -------
+        Reconciliation
+            Trading is halted where it is incomplete although the broker is connected, or has
+            breaks.
+        """
+        self._hearing.work()
+        self._same_account()
+        asked_at = self._clock.now()
+        before = {order.ref for order in self._live}
+        self._hearing.ask = self._hearing.stale = False
+        try:
+            snapshot = await self._broker.snapshot()
+        except DpaError as e:
+            return self._unanswered(asked_at, str(e))
+        self._hearing.work()
+        adopted = self._book(snapshot)
+        found = compare(snapshot, self._books(snapshot, before, asked_at), adopted)
+        self._asked_at = asked_at
+        with self._journal.transaction():
+            found = self._settle(found, asked_at)
+        for word in found.strays:
+            await self._cancel_stray(word)
+        self._conclude(snapshot, found)
+        return found
+
+    def _unanswered(self, asked_at: datetime, why: str) -> Reconciliation:
+        self._asked_at = asked_at
+        found = Reconciliation(asked_at, complete=False, missing=(why,))
+        self._judge(found)
+        return found
+
+    def _book(self, snapshot: BrokerSnapshot) -> tuple[Execution, ...]:
+        with self._journal.transaction():
+            adopted = tuple(e for e in snapshot.executions if self._hearing.executed(e))
+            for commission in snapshot.commissions:
+                self._hearing.charged(commission)
+        return adopted
+
+    def _books(self, snapshot: BrokerSnapshot, before: set[str], asked_at: datetime) -> Books:
+        refs = {order.ref for order in self._live}
+        refs |= {word.ref for word in (*snapshot.open_orders, *snapshot.completed_orders)}
+        orders = {ref: order for ref in refs if (order := self._live.find(ref)) is not None}
+        silence = timedelta(seconds=self._settings.trading.unknown_seconds)
+        return Books(
+            account=self.account,
+            orders=orders,
+            filled={ref: self._journal.filled(ref) for ref in orders},
+            positions=self.positions,
+            ended=orders.keys() - before,
+            provable=lambda order: (
+                self._hearing.answered(order.ref)
+                or self._live.sent_before(order, asked_at - silence)
+            ),
+            quiet=lambda symbol: self._live.quiet(symbol, SECOND_LOOK),
+        )
+
+    def _settle(self, found: Reconciliation, asked_at: datetime) -> Reconciliation:
+        for order, word in found.words:
+            self._hearing.told(order, replace(word, code=0))
+        for order, word in found.revived:
+            self._revive(order, word)
+        self._hearing.ask = False
+        for word in found.external:
+            self._hearing.stranger(word)
+        for order in found.absent:
+            self._never_arrived(order)
+        if found.complete:
+            self._ended_unseen(found.gone, asked_at)
+        again = {b for b in found.suspected if b in self._suspected}
+        if not again:
+            return found
+        doubted = tuple(b for b in found.suspected if b not in again)
+        return replace(found, breaks=(*found.breaks, *sorted(again, key=str)), suspected=doubted)
+
+    def _revive(self, order: Order, word: OrderSaid) -> None:
+        alive = lifecycle.revived(order, word)
+        symbol = order.intent.symbol
+        why = f"{symbol}: the broker still works an order that was held {order.state}"
+        self._journal.order_revived(alive, why)
+        self._live.took(alive, why)
+        self._alert(Severity.WARNING, "revived", why)
+        self._sender.cancel(alive)
+
+    def _never_arrived(self, order: Order) -> None:
+        refusal = self._hearing.refusal(order.ref)
+        if refusal is not None:
+            word = _ended(order, OrderState.REJECTED, refusal.message, refusal.code)
+            self._hearing.told(order, word)
+            return
+        ended = lifecycle.absent(order, "the broker never had it")
+        self._live.keep(ended)
+        alive = self._clock.now() < order.intent.expires_at and order.attempt < MOST_ATTEMPTS
+        if ended.state is OrderState.ABSENT and alive and self._sender.allowed(order.intent):
+            number = self._next_order_id()
+            again = Order(order.intent, order.attempt + 1, number, limit=order.limit)
+            self._hearing.forget(order.ref)
+            self._live.new_attempt(again)
+            self._sender.place(again, reducing=not order.intent.purpose.adds)
+
+    def _ended_unseen(self, orders: Sequence[Order], now: datetime) -> None:
+        refs = {order.ref for order in orders}
+        self._missed = {ref: at for ref, at in self._missed.items() if ref in refs}
+        for order in orders:
+            if order.ref in self._missed:
+                del self._missed[order.ref]
+                why = "the broker knows it no more"
+                self._hearing.told(order, _ended(order, OrderState.CANCELLED, why))
+            else:
+                self._missed[order.ref] = now
+
+    async def _cancel_stray(self, word: OrderSaid) -> None:
+        order = self._live.find(word.ref)
+        if order is not None:
+            self._sender.queue.spend(self._clock.now())
+            await self._broker.cancel(replace(order, order_id=word.order_id, perm_id=word.perm_id))
+
+    def _conclude(self, snapshot: BrokerSnapshot, found: Reconciliation) -> None:
+        if found.complete:
+            self._account = snapshot.account
+            if self._journal.baseline(self.account) is None and not found.breaks:
+                why = "the account was flat when trading began"
+                self._journal.set_baseline(
+                    self.account, (), snapshot.account.cash or Decimal(0), why
+                )
+        self._judge(found)
+        self._resume_planned()
+
+    def _judge(self, found: Reconciliation) -> None:
+        self._reconciled = found.complete and not found.breaks
+        self._suspected = found.suspected
+        breaks = tuple(str(b) for b in found.breaks)
+        facts = {"complete": found.complete, "missing": found.missing, "breaks": breaks}
+        if not found.clean:
+            self._journal.note("reconciled", facts)
+        self._publish(Reconciled(self._clock.now(), found.complete, breaks))
+        if not found.complete and self._broker.connected and self._hearing.linked:
+            missing = ", ".join(found.missing)
+            self.halt(f"the broker did not tell everything: {missing} missing")
+        elif breaks:
+            self.halt("; ".join(breaks))
+
+    def _resume_planned(self) -> None:
+        """Queue what was committed, and never sent, by a program that is no more."""
+        for order in self._live:
+            if order.state is OrderState.PLANNED and not self._sender.waits(order):
+                self._sender.place(order, reducing=not order.intent.purpose.adds)
+
+    async def adopt(self, by: str, why: str) -> Reconciliation:
+        """Take over what the broker holds as what we hold; a person's explicit word.
+
+        Trading stays halted until that person resumes it, too.
+
+        Parameters
+        ----------
+        by, why : str
+            Not empty; kept in the journal.
+
+        Raises
+        ------
+        UserError
+            Nobody is named, orders may still fill, or the broker did not tell everything.
+        """
+        if not by.strip() or not why.strip():
+            raise UserError("adopting positions needs a name and a reason")
+        self._hearing.work()
+        if self._live_at_broker():
+            raise UserError("orders may still fill", "cancel them first")
+        snapshot = await self._broker.snapshot()
+        if not snapshot.complete:
+            missing = ", ".join(snapshot.missing)
+            raise UserError(f"the broker did not tell everything: {missing} missing")
+        self._book(snapshot)
+        positions = [p for p in snapshot.positions if p.account == self.account and p.shares]
+        cash = snapshot.account.cash or Decimal(0)
+        self._journal.set_baseline(self.account, positions, cash, f"{by}: {why}")
+        self._suspected = ()
+        return await self.reconcile()
+
+
+class _Known:
+    """Ids of intents that the journal has, and of those just let through."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._new: set[str] = set()
+
+    def add(self, ref: str) -> None:
+        self._new.add(ref)
+
+    def __contains__(self, ref: object) -> bool:
+        return ref in self._new or self._journal.intent(str(ref)) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._new)
+
+    def __len__(self) -> int:
+        return len(self._new)
+
+
+def _price(quote: Quote | None) -> Decimal | None:
+    return None if quote is None else quote.mid or quote.last
+
+
+def _closes(order: Order) -> bool:
+    return order.intent.purpose is Purpose.FLATTEN
+
+
+def _expects_word(order: Order) -> bool:
+    waited_for = (OrderState.SENT, OrderState.UNKNOWN, OrderState.CANCELLING)
+    return order.state in waited_for or order.state.is_final  # final and live: fills are owed
+
+
+def _ended(order: Order, state: OrderState, why: str, code: int = 0) -> OrderSaid:
+    return OrderSaid(
+        ref=order.ref,
+        order_id=order.order_id,
+        client_id=0,
+        perm_id=order.perm_id,
+        account=order.intent.account,
+        symbol=order.intent.symbol,
+        state=state,
+        code=code,
+        message=why,
+    )

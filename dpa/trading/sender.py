@@ -1,0 +1,330 @@
+"""From the queue to the broker: the last looks, the journal, then the socket.
+
+Of an order is written that it is *sent* before its bytes are handed over, so that a crash leaves
+no order at the broker that the journal calls unsent. Between that write and the socket the switch
+is read once more.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from enum import StrEnum
+
+from dpa.clock import Clock
+from dpa.config import Settings
+from dpa.errors import DpaError, OutcomeUnknown, TransientError
+from dpa.trading import lifecycle
+from dpa.trading.broker import Broker
+from dpa.trading.checks import Refusal, RefusalCode, Situation, check, reduces
+from dpa.trading.events import Event, Refused
+from dpa.trading.journal import Journal
+from dpa.trading.live_orders import LiveOrders
+from dpa.trading.pricing import adaptive_limit, passively, step_at, worst_price
+from dpa.trading.switch import Level, Switch
+from dpa.trading.throttle import Priority, Throttle, Waiting
+from dpa.trading.types import Instrument, Intent, Order, OrderState, Quote, Style
+
+log = logging.getLogger("dpa.trading")
+Quotes = Mapping[str, Quote]
+
+
+class Kind(StrEnum):
+    """What is asked of the broker."""
+
+    PLACE = "place"
+    LIMIT = "limit"
+    CANCEL = "cancel"
+
+
+@dataclass(frozen=True)
+class Message:
+    """Something to be sent about an order.
+
+    Parameters
+    ----------
+    kind : Kind
+    ref : str
+    limit : Decimal, optional
+        The new one.
+    """
+
+    kind: Kind
+    ref: str
+    limit: Decimal | None = None
+
+
+def limit_now(
+    intent: Intent, quote: Quote | None, instrument: Instrument, settings: Settings, now_step: int
+) -> Decimal | None:
+    """Return the limit to send; None for orders without one, and where none can be made."""
+    worst = worst_price(intent, settings.trading.collar_bps)
+    tick = instrument.min_tick
+    if intent.style is Style.LIMIT:
+        return passively(worst, tick, intent.side)
+    if intent.style is Style.ADAPTIVE and quote is not None:
+        steps = settings.trading.adaptive_steps
+        return adaptive_limit(intent.side, quote, now_step, steps, tick, worst)
+    return None
+
+
+class Sender:
+    """Sends what may be sent.
+
+    Parameters
+    ----------
+    broker : Broker
+    journal : Journal
+    live : LiveOrders
+    switch : Switch
+    clock : Clock
+    settings : Settings
+    instruments : mapping of str to Instrument
+    publish, halt : callable
+    situation : callable
+        Takes quotes; all that checks look at, as it is now.
+    ready : callable
+        Whether orders may go out at all.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        journal: Journal,
+        live: LiveOrders,
+        switch: Switch,
+        clock: Clock,
+        settings: Settings,
+        instruments: Mapping[str, Instrument],
+        publish: Callable[[Event], None],
+        halt: Callable[[str], None],
+        situation: Callable[[Quotes], Situation],
+        ready: Callable[[], bool],
+    ) -> None:
+        self._broker, self._journal, self._live = broker, journal, live
+        self._switch, self._clock, self._settings = switch, clock, settings
+        self._instruments, self._publish, self._halt = instruments, publish, halt
+        self._situation, self._ready = situation, ready
+        trading = settings.trading
+        self.queue: Throttle[Message] = Throttle(
+            trading.messages_per_second, trading.queue_seconds, trading.most_working
+        )
+
+    def place(self, order: Order, reducing: bool) -> bool:
+        """Queue an order; False where the queue is full."""
+        priority = Priority.REDUCE if reducing else Priority.ADD
+        return self.queue.put(
+            order.ref, priority, Message(Kind.PLACE, order.ref), self._clock.now()
+        )
+
+    def waits(self, order: Order) -> bool:
+        """Whether an order is queued to be placed."""
+        return any(self.queue.holds(order.ref, p) for p in (Priority.REDUCE, Priority.ADD))
+
+    def limit(self, order: Order, limit: Decimal) -> None:
+        """Queue another limit; a newer one takes the place of one that still waits."""
+        message = Message(Kind.LIMIT, order.ref, limit)
+        self.queue.put(order.ref, Priority.LIMIT, message, self._clock.now())
+
+    def cancel(self, order: Order) -> None:
+        """Queue a cancel, or give the order up where it has not been sent."""
+        self.queue.drop(order.ref, Priority.LIMIT)
+        if self._unqueue(order.ref) or order.state is OrderState.PLANNED:
+            self.give_up(order, "cancelled before it was sent")
+            return
+        if order.state.may_fill:
+            message = Message(Kind.CANCEL, order.ref)
+            self.queue.put(order.ref, Priority.CANCEL, message, self._clock.now())
+
+    def give_up_queue(self, why: str, keep: Callable[[Order], bool] | None = None) -> None:
+        """Give up all orders that wait, but those to `keep`."""
+        for order in self._live:
+            if (keep is None or not keep(order)) and self._unqueue(order.ref):
+                self.give_up(order, why)
+
+    def _unqueue(self, ref: str) -> bool:
+        found = (*self.queue.drop(ref, Priority.REDUCE), *self.queue.drop(ref, Priority.ADD))
+        return bool(found)
+
+    def give_up(self, order: Order, why: str) -> None:
+        """End an order of which nothing was sent."""
+        ended = lifecycle.absent(lifecycle.given_up(order, why), why)
+        if ended is not order:
+            self._live.keep(ended, why=why)
+
+    async def pump(self, quotes: Quotes) -> list[Refusal]:
+        """Send what may go at this moment; returns what was refused at the last look."""
+        refusals = [r for w in self.queue.expired(self._clock.now()) if (r := self._late(w))]
+        if not self._broker.connected or not len(self.queue):
+            return refusals
+        batch: dict[Kind, list[Message]] = {kind: [] for kind in Kind}
+        while waiting := self.queue.take(self._clock.now()):
+            batch[waiting.item.kind].append(waiting.item)
+        await self._cancels(batch[Kind.CANCEL])
+        refusals += await self._places(batch[Kind.PLACE], quotes)
+        await self._limits(batch[Kind.LIMIT], quotes)
+        return refusals
+
+    async def pump_cancels(self) -> None:
+        """Send the cancels that may go at this moment, and nothing else."""
+        messages = []
+        while self._broker.connected:
+            waiting = self.queue.take(self._clock.now(), Priority.CANCEL)
+            if waiting is None:
+                break
+            messages.append(waiting.item)
+        await self._cancels(messages)
+
+    def _late(self, waiting: Waiting[Message]) -> Refusal | None:
+        order = self._live.get(waiting.item.ref)
+        if waiting.item.kind is not Kind.PLACE or order is None:
+            return None
+        seconds = self._settings.trading.queue_seconds
+        what = f"{order.intent.symbol}: it waited more than {seconds:g} s to be sent"
+        return self._refuse(order, RefusalCode.QUEUE, what, "trading.messages_per_second is low")
+
+    def _refuse(self, order: Order, code: RefusalCode, what: str, cure: str = "") -> Refusal:
+        self.give_up(order, what)
+        return self.refused(Refusal(order.intent, code, what, cure))
+
+    def refused(self, refusal: Refusal) -> Refusal:
+        """Keep and tell a refusal."""
+        facts = {"code": refusal.code.value, "what": refusal.what, "ref": refusal.intent.id}
+        self._journal.note("refusal", facts)
+        self._publish(
+            Refused(
+                self._clock.now(), refusal.intent, refusal.code.value, refusal.what, refusal.cure
+            )
+        )
+        return refusal
+
+    async def _cancels(self, messages: list[Message]) -> None:
+        orders = [o for m in messages if (o := self._live.get(m.ref)) and o.state.may_fill]
+        with self._journal.transaction():
+            self._live.keep(*[lifecycle.cancelling(order) for order in orders])
+        for order in orders:
+            self._live.heard(order.ref)
+            try:
+                await self._broker.cancel(order)
+            except (TransientError, OutcomeUnknown) as e:  # asked for again, harmlessly
+                log.warning("cancel of %s: %s", order.ref, e)
+                message = Message(Kind.CANCEL, order.ref)
+                self.queue.put(order.ref, Priority.CANCEL, message, self._clock.now())
+            except DpaError as e:
+                self._halt(f"cancel of {order.intent.symbol}: {e}")
+
+    async def _places(self, messages: list[Message], quotes: Quotes) -> list[Refusal]:
+        refusals: list[Refusal] = []
+        ready: list[Order] = []
+        situation = self._situation(quotes) if messages else None
+        for message in messages:
+            order = self._live.get(message.ref)
+            if order is None or situation is None:
+                continue
+            found = self._look(order, situation) or await self._margin(order, situation)
+            if found is not None:
+                refusals.append(self._refuse(order, found.code, found.what, found.cure))
+            else:
+                ready.append(self._priced(order, quotes))
+        with self._journal.transaction():
+            for order in ready:
+                self._live.keep(order)
+        for order in ready:
+            found = await self._send(order)
+            refusals += [found] if found else []
+        return refusals
+
+    def _look(self, order: Order, situation: Situation) -> Refusal | None:
+        """Check an order as if it were not there yet."""
+        symbol = order.intent.symbol
+        alone = replace(
+            situation,
+            busy=() if self._live.count(symbol) == 1 else (symbol,),
+            working=max(situation.working - 1, 0),
+            known=(),
+            added_lately=0,
+            added_in_session=0,
+        )
+        found = check(order.intent, alone, self._settings)
+        if found is not None or order.intent.style not in (Style.LIMIT, Style.ADAPTIVE):
+            return found
+        if self._limit(order, situation.quotes) is None:
+            return Refusal(order.intent, RefusalCode.QUOTE, f"{symbol}: no limit above 0 is left")
+        return None
+
+    async def _margin(self, order: Order, situation: Situation) -> Refusal | None:
+        position = situation.positions.get(order.intent.symbol, Decimal(0))
+        if not self._settings.trading.what_if or reduces(order.intent, position):
+            return None
+        self.queue.spend(self._clock.now())
+        symbol = order.intent.symbol
+        try:
+            margin = await self._broker.what_if(self._priced(order, situation.quotes))
+        except DpaError as e:
+            what = f"{symbol}: the broker did not say what margin it takes: {e}"
+            return Refusal(order.intent, RefusalCode.MARGIN, what)
+        if margin.allowed:
+            return None
+        what = f"{symbol}: initial margin {margin.initial} is above the equity, {margin.equity}"
+        return Refusal(order.intent, RefusalCode.MARGIN, what)
+
+    def _limit(self, order: Order, quotes: Quotes) -> Decimal | None:
+        intent, trading = order.intent, self._settings.trading
+        step = step_at(
+            intent.decided_at, self._clock.now(), trading.step_seconds, trading.adaptive_steps
+        )
+        instrument = self._instruments[intent.symbol]
+        return limit_now(intent, quotes.get(intent.symbol), instrument, self._settings, step)
+
+    def _priced(self, order: Order, quotes: Quotes) -> Order:
+        return lifecycle.sent(replace(order, limit=self._limit(order, quotes)))
+
+    async def _send(self, order: Order) -> Refusal | None:
+        symbol = order.intent.symbol
+        if order.ref not in self._live:
+            return None
+        if not self.allowed(order.intent):
+            what = f"{symbol}: trading is {self._switch.level.name.lower()}"
+            return self._refuse(order, RefusalCode.LEVEL, what)
+        if not self._ready():
+            what = f"{symbol}: the broker went away before it was sent"
+            return self._refuse(order, RefusalCode.NOT_READY, what)
+        self._live.placed(order.ref)
+        try:
+            await self._broker.place(order)
+        except TransientError as e:
+            log.warning("order %s was not sent: %s", order.ref, e)
+            self.place(order, reducing=not order.intent.purpose.adds)
+        except OutcomeUnknown as e:
+            self._doubt(order, str(e))
+        except Exception as e:  # nobody knows what left: surfaced, and trading halts
+            log.exception("order %s", order.ref)
+            self._doubt(order, repr(e))
+            self._halt(f"{symbol}: an order could not be sent: {e!r}")
+        return None
+
+    def _doubt(self, order: Order, why: str) -> None:
+        newest = self._live.get(order.ref)
+        if newest is not None:
+            self._live.keep(lifecycle.doubted(newest, why), why=why)
+
+    def allowed(self, intent: Intent) -> bool:
+        """Whether the switch, read now, lets an intent pass."""
+        level = self._switch.level
+        if level is Level.RUNNING:
+            return True
+        held = self._journal.ledger(intent.account).position(intent.symbol).shares
+        return level < Level.HALTED and reduces(intent, held)
+
+    async def _limits(self, messages: list[Message], quotes: Quotes) -> None:
+        for message in messages:
+            order = self._live.get(message.ref)
+            if order is None or message.limit is None or order.limit == message.limit:
+                continue
+            if order.state is not OrderState.WORKING or not self.allowed(order.intent):
+                continue
+            self._live.keep(replace(order, limit=message.limit))
+            try:
+                await self._broker.modify(order, message.limit)
+            except DpaError as e:
+                log.warning("limit of %s: %s", order.ref, e)
