@@ -30,7 +30,7 @@ LINK_CODES = {
     2106: LinkCode.FARM_UP,
     2110: LinkCode.DOWN,
 }
-QUOTE_FARM_CODES = frozenset({2103, 2104})  # the others are of history
+QUOTE_FARM_DOWN, QUOTE_FARM_UP = 2103, 2104  # the other farms give history
 
 
 class OrderCode(StrEnum):
