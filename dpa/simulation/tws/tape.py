@@ -1,0 +1,354 @@
+"""The market as it stands: quotes, the bar in the making, and what bars have been."""
+
+import bisect
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpa.market.calendars import TradingCalendar, nanoseconds, utc_index
+from dpa.market.intervals import DAY, parse_interval
+from dpa.simulation.tws.contracts import Hours
+from dpa.simulation.tws.markets import SLOT, TRADES, Market, Step, decimal, trade_bar
+from dpa.simulation.tws.words import Refused, SimBar, SimQuote
+
+Level = tuple[Decimal, Decimal]
+Key = TypeVar("Key")
+_NONE = Decimal(0)
+EASY_TO_BORROW = 10_000_000
+
+
+class Tape:
+    """Quotes and bars of a market, moved from step to step.
+
+    Parameters
+    ----------
+    market : Market
+    min_tick : Decimal
+        Quotes are multiples of it.
+    """
+
+    def __init__(self, market: Market, min_tick: Decimal = Decimal("0.01")) -> None:
+        names = market.panel.n_assets
+        self.market, self.tick = market, min_tick
+        self._bid = [0] * names  # in ticks; 0: none
+        self._ask = [0] * names
+        self._bid_size, self._ask_size = [0] * names, [0] * names
+        self._last = [float("nan")] * names
+        self._last_size, self._volume = [0] * names, [0] * names
+        self._close = [float("nan")] * names
+        self._time = [market.starts_at] * names
+        self._taken = [[_NONE, _NONE] for _ in range(names)]  # at bid and ask since the last refill
+        self._quotes: list[SimQuote | None] = [None] * names
+        self.halted: set[int] = set()
+        self.borrow: dict[int, int] = {}
+        self.bent: dict[int, str] = {}  # quotes a fault has spoilt: crossed, zero, none, stale
+        self.thin: dict[int, int] = {}  # sizes a fault has set
+        self.bar = market.live_from  # in the making
+        self.parts = 0  # trades of it that were
+        self._bar_sizes: tuple[int, NDArray[np.int64]] | None = None
+        self._remember_past()
+
+    def _remember_past(self) -> None:
+        """Last prices before the venue starts."""
+        prices = self.market.panel.prices[: self.market.live_from]
+        for place in range(prices.shape[1]):
+            known = np.flatnonzero(np.isfinite(prices[:, place]))
+            if len(known):
+                self._last[place] = self._close[place] = float(prices[known[-1], place])
+
+    def move(self, step: Step) -> list[int]:
+        """Let the market come to a step; the places whose quote is new."""
+        if step.bar != self.bar:
+            self.bar, self.parts = step.bar, 0
+        if step.opening:
+            self._close = list(self._last)
+            self._volume = [0] * len(self._volume)
+        if step.part is None:
+            return []
+        market = self.market
+        path = market.paths[step.bar, step.part]
+        there = np.flatnonzero(np.isfinite(path)).tolist()
+        mid = path / float(self.tick)
+        wide = np.maximum(np.rint(mid * (2e-4 * market.book.half_spread_bps)), 1.0)
+        bids = np.maximum(np.rint(np.nan_to_num(mid - wide / 2)), 1).astype(np.int64).tolist()
+        spreads = np.nan_to_num(wide, nan=1.0).astype(np.int64).tolist()
+        bid_sizes, ask_sizes = self._sizes(step.bar)[step.part].tolist()
+        traded, prices = market.volumes[step.bar, step.part].tolist(), path.tolist()
+        if not step.opening:
+            self.parts = step.part + 1
+        changed = []
+        for place in there:
+            if not step.opening:
+                self._last[place] = prices[place]
+                self._last_size[place] = traded[place]
+                self._volume[place] += traded[place]
+            if self.bent.get(place) == "stale":
+                continue
+            self._bid[place] = bids[place]
+            self._ask[place] = bids[place] + spreads[place]
+            self._bid_size[place], self._ask_size[place] = bid_sizes[place], ask_sizes[place]
+            self._time[place] = step.moment
+            self._taken[place] = [_NONE, _NONE]
+            self._quotes[place] = None
+            changed.append(place)
+        return changed
+
+    def _sizes(self, bar: int) -> NDArray[np.int64]:
+        if self._bar_sizes is None or self._bar_sizes[0] != bar:
+            self._bar_sizes = bar, self.market.sizes(bar)
+        return self._bar_sizes[1]
+
+    def forget(self, place: int) -> None:
+        """Make the quote afresh: something about it has changed."""
+        self._quotes[place] = None
+
+    def set_quote(self, place: int, now: datetime, quote: SimQuote) -> None:
+        """Put a quote there until the market's own next one."""
+        bid, ask = quote.bid, quote.ask
+        self._bid[place] = 0 if bid is None else int(bid / self.tick)
+        self._ask[place] = 0 if ask is None else int(ask / self.tick)
+        self._bid_size[place], self._ask_size[place] = quote.bid_size, quote.ask_size
+        if quote.last is not None:
+            self._last[place] = float(quote.last)
+        self._time[place] = now
+        self._taken[place] = [_NONE, _NONE]
+        self.forget(place)
+
+    def quote(self, place: int) -> SimQuote:
+        """Top of the book; None in it where there is nothing."""
+        found = self._quotes[place]
+        if found is None:
+            found = self._quotes[place] = self._quote(place)
+        return found
+
+    def _quote(self, place: int) -> SimQuote:
+        thin = self.thin.get(place)
+        last, close = self._last[place], self._close[place]
+        quote = SimQuote(
+            self._time[place],
+            self._price(self._bid[place]),
+            self._price(self._ask[place]),
+            decimal(last) if last == last else None,
+            self._bid_size[place] if thin is None else thin,
+            self._ask_size[place] if thin is None else thin,
+            self._last_size[place],
+            self._volume[place],
+            decimal(close) if close == close else None,
+            place in self.halted,
+            self.borrow.get(place, EASY_TO_BORROW),
+        )
+        return bend(quote, self.bent[place]) if place in self.bent else quote
+
+    def _price(self, ticks: int) -> Decimal | None:
+        return ticks * self.tick if ticks else None
+
+    def last(self, place: int) -> Decimal | None:
+        """The newest trade's price, USD."""
+        price = self._last[place]
+        return decimal(price) if price == price else None
+
+    def levels(self, place: int, buying: bool) -> Iterator[Level]:
+        """Prices and shares an order meets, best first; nothing where the quote is not sound."""
+        quote = self.quote(place)
+        bid, ask = quote.bid, quote.ask
+        if quote.halted or bid is None or ask is None or not 0 < bid < ask:
+            return
+        price, size = (ask, quote.ask_size) if buying else (bid, quote.bid_size)
+        apart = (ask - bid) if buying else (bid - ask)
+        taken = self._taken[place][buying]
+        for _ in range(self.market.book.levels):
+            left = max(size - taken, _NONE)
+            taken = max(taken - size, _NONE)
+            if left and price > 0:
+                yield price, left
+            price += apart
+
+    def take(self, place: int, buying: bool, shares: Decimal) -> None:
+        """Shares that were there are gone until :meth:`refill` or the next quote."""
+        self._taken[place][buying] += shares
+
+    def refill(self, place: int) -> None:
+        """What was taken is offered again."""
+        self._taken[place] = [_NONE, _NONE]
+
+    def slot_bars(self, step: Step) -> Iterator[tuple[int, SimBar]]:
+        """The five-second bars that end with a step, and whose they are."""
+        if step.part is None:
+            for place, price in enumerate(self._last):
+                if price == price:
+                    yield place, replace(trade_bar(step.slot, price, 0), count=0)
+            return
+        prices = self.market.paths[step.bar, step.part].tolist()
+        volumes = self.market.volumes[step.bar, step.part].tolist()
+        for place, price in enumerate(prices):
+            if price == price:
+                yield place, trade_bar(step.slot, price, volumes[place])
+            elif self.market.book.every_slot and self._last[place] == self._last[place]:
+                yield place, replace(trade_bar(step.slot, self._last[place], 0), count=0)
+
+    def making(self, place: int) -> SimBar | None:
+        """The market's own bar in the making, or the one that has just ended."""
+        return self.source_bar(self.bar, place, self.parts) if self.parts else None
+
+    def source_bar(self, bar: int, place: int, parts: int = TRADES) -> SimBar | None:
+        """A bar of the market after `parts` of its trades; none where the name had none."""
+        prices = self.market.paths[bar, :parts, place].tolist()
+        if prices[0] != prices[0]:
+            return None
+        volumes = self.market.volumes[bar, :parts, place].tolist()
+        total = sum(volumes)
+        value = sum(p * v for p, v in zip(prices, volumes, strict=True))
+        average = value / total if total else sum(prices) / parts
+        return SimBar(
+            self.market.opens[bar],
+            decimal(prices[0]),
+            decimal(max(prices)),
+            decimal(min(prices)),
+            decimal(prices[-1]),
+            total,
+            decimal(average),
+            parts,
+        )
+
+
+def bend(quote: SimQuote, how: str) -> SimQuote:
+    """A quote as a broken feed shows it."""
+    if how == "crossed":
+        return replace(quote, bid=quote.ask, ask=quote.bid)
+    if how == "zero":
+        return replace(quote, bid=Decimal(0), ask=Decimal(0), bid_size=0, ask_size=0)
+    if how == "none":
+        return replace(quote, bid=None, ask=None, bid_size=0, ask_size=0)
+    return quote
+
+
+class Past:
+    """Answers to requests for history, never with anything that has not been published yet.
+
+    Parameters
+    ----------
+    tape : Tape
+    hours : Hours
+    """
+
+    def __init__(self, tape: Tape, hours: Hours) -> None:
+        self.tape, self.market, self.hours = tape, tape.market, hours
+        self._groups: dict[int, tuple[NDArray[np.int64], list[datetime]]] = {}
+
+    def bars(
+        self, place: int, now: datetime, end: datetime, duration_seconds: int, bar_seconds: int
+    ) -> tuple[SimBar, ...] | Refused:
+        """Bars that start before `end`, at most as far back as the duration says.
+
+        Whole days of duration are sessions, as TWS counts them; the last bar may still be in the
+        making, as TWS's is.
+        """
+        end = min(end, now)
+        start = end - timedelta(seconds=duration_seconds)
+        if duration_seconds % DAY == 0:
+            start = self.hours.last_sessions(end, duration_seconds // DAY)
+        source = self.market.interval_seconds
+        if bar_seconds < source:
+            if source % bar_seconds or bar_seconds % 5:
+                return Refused(162, f"no bars of {bar_seconds} seconds from bars of {source}")
+            found = self._short(place, start, end, bar_seconds)
+        elif bar_seconds % source == 0 and bar_seconds <= DAY:
+            found = self._long(place, start, end, bar_seconds)
+        else:
+            return Refused(162, f"no bars of {bar_seconds} seconds from bars of {source}")
+        if not found:
+            symbol = self.market.panel.names[place]
+            words = "Historical Market Data Service error message:HMDS query returned no data"
+            return Refused(162, f"{words}: {symbol}@SMART Trades")
+        return tuple(found)
+
+    def _parts(self, bar: int) -> int:
+        """Trades of a bar that have been published."""
+        tape = self.tape
+        if bar < tape.bar:
+            return TRADES
+        return tape.parts if bar == tape.bar else 0
+
+    def _rows(self, start: datetime, end: datetime) -> range:
+        """Bars that have begun to be published and begin within the window, or run at its start."""
+        opens, closes = self.market.opens, self.market.closes
+        first = bisect.bisect_right(closes, start)
+        stop = min(bisect.bisect_left(opens, end), self.tape.bar + 1)
+        return range(first, stop)
+
+    def _long(self, place: int, start: datetime, end: datetime, seconds: int) -> list[SimBar]:
+        source = self.market.interval_seconds
+        rows = [row for row in self._rows(start, end) if self.market.opens[row] >= start]
+        pieces = [(row, self._parts(row)) for row in rows]
+        bars = [
+            (row, bar)
+            for row, parts in pieces
+            if parts and (bar := self.tape.source_bar(row, place, parts)) is not None
+        ]
+        if seconds == source:
+            return [bar for _, bar in bars]
+        number, starts = self._grouping(seconds)
+        return [
+            joined(starts[group], members)
+            for group, members in _grouped((int(number[row]), bar) for row, bar in bars)
+        ]
+
+    def _grouping(self, seconds: int) -> tuple[NDArray[np.int64], list[datetime]]:
+        """Longer bar of each row, and where each longer bar starts."""
+        if seconds not in self._groups:
+            panel = self.market.panel
+            interval = parse_interval("1d" if seconds == DAY else f"{seconds // 60}m")
+            calendar = TradingCalendar(panel.calendar)
+            zone = calendar.time_zone
+            dates = panel.times.tz_convert(zone)
+            bars = calendar.bars(
+                interval, dates[0].date().isoformat(), dates[-1].date().isoformat()
+            )
+            number = np.searchsorted(bars.closes, nanoseconds(panel.times))
+            self._groups[seconds] = number, list(utc_index(bars.opens).to_pydatetime())
+        return self._groups[seconds]
+
+    def _short(self, place: int, start: datetime, end: datetime, seconds: int) -> list[SimBar]:
+        def trades() -> Iterator[tuple[datetime, SimBar]]:
+            for row in self._rows(start, end):
+                prices = self.market.paths[row, :, place].tolist()
+                volumes = self.market.volumes[row, :, place].tolist()
+                opens = self.market.opens[row]
+                for part, slot in enumerate(self.market.slots(row)[: self._parts(row)]):
+                    offset = slot * 5 // seconds * seconds
+                    begin = opens + timedelta(seconds=offset)
+                    if prices[part] == prices[part] and start <= begin < end:
+                        yield begin, trade_bar(opens + slot * SLOT, prices[part], volumes[part])
+
+        return [joined(begin, bars) for begin, bars in _grouped(trades())]
+
+
+def _grouped(
+    pairs: Iterable[tuple[Key, SimBar]],
+) -> Iterator[tuple[Key, list[SimBar]]]:
+    """Neighbours with the same key together."""
+    for key, members in itertools.groupby(pairs, key=lambda pair: pair[0]):
+        yield key, [bar for _, bar in members]
+
+
+def joined(start: datetime, bars: list[SimBar]) -> SimBar:
+    """One bar of several, in order."""
+    volume = sum(bar.volume for bar in bars)
+    value = sum((bar.average * bar.volume for bar in bars), Decimal(0))
+    plain = sum((bar.average for bar in bars), Decimal(0)) / len(bars)
+    return SimBar(
+        start,
+        bars[0].open,
+        max(bar.high for bar in bars),
+        min(bar.low for bar in bars),
+        bars[-1].close,
+        volume,
+        value / volume if volume else plain,
+        sum(bar.count for bar in bars),
+    )
