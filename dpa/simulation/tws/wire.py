@@ -200,19 +200,14 @@ class Cursor:
         )
 
 
+def new_york(moment: datetime) -> datetime:
+    """A moment by New York's clock."""
+    return moment.astimezone(_NEW_YORK)
+
+
 def eastern(moment: datetime) -> str:
     """A moment as TWS writes it, such as ``20251121 10:00:00 US/Eastern``."""
-    return f"{moment.astimezone(_NEW_YORK):%Y%m%d %H:%M:%S} {EASTERN}"
-
-
-def eastern_date(moment: datetime) -> str:
-    """Its date in New York, such as ``20251121``."""
-    return f"{moment.astimezone(_NEW_YORK):%Y%m%d}"
-
-
-def eastern_minute(moment: datetime, pattern: str = "%H:%M") -> str:
-    """Its minute in New York."""
-    return moment.astimezone(_NEW_YORK).strftime(pattern)
+    return f"{new_york(moment):%Y%m%d %H:%M:%S} {EASTERN}"
 
 
 def read_moment(written: str) -> datetime:
