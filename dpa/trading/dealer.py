@@ -28,7 +28,7 @@ then send. What always holds:
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from zoneinfo import ZoneInfo
@@ -52,6 +52,7 @@ from dpa.trading.events import Alert, Event, Reconciled, Severity
 from dpa.trading.hearing import Hearing
 from dpa.trading.identity import intent_id
 from dpa.trading.journal import Journal
+from dpa.trading.kill import Killed, open_orders
 from dpa.trading.ledger import Ledger
 from dpa.trading.live_orders import LiveOrders
 from dpa.trading.pricing import step_at
@@ -73,31 +74,6 @@ from dpa.trading.types import (
 MOST_ATTEMPTS = 3  # at one intent
 SECOND_LOOK = timedelta(seconds=2)  # at what may only have been asked about at a bad moment
 MINUTE = timedelta(seconds=60)
-
-
-@dataclass(frozen=True)
-class Killed:
-    """What a kill did.
-
-    Parameters
-    ----------
-    seconds : float
-        From the request to the last cancel handed over.
-    cancels : int
-        Messages sent, the one for everything included.
-    waiting : int
-        Cancels that wait for their turn at the broker.
-    working : tuple of str
-        Refs of orders, of anybody, that the broker still had open when asked afterwards.
-    verified : bool
-        The broker gave a complete answer, and nothing was open.
-    """
-
-    seconds: float
-    cancels: int
-    waiting: int
-    working: tuple[str, ...]
-    verified: bool
 
 
 class Dealer:
@@ -598,22 +574,13 @@ class Dealer:
         await self._sender.pump_cancels()
         sent += queued - len(self._sender.queue)
         seconds = self._clock.elapsed() - began
-        found = await self._open_at_broker()
+        found = await open_orders(self._broker)
         self._hearing.work()
         left = before if found is None else found
         return Killed(seconds, sent, len(self._sender.queue), left, found == ())
 
     def _live_at_broker(self) -> tuple[str, ...]:
         return tuple(order.ref for order in self._live if order.state.may_fill)
-
-    async def _open_at_broker(self) -> tuple[str, ...] | None:
-        try:
-            snapshot = await self._broker.snapshot()
-        except DpaError:
-            return None
-        if not snapshot.complete:
-            return None
-        return tuple(word.ref or f"order {word.perm_id}" for word in snapshot.open_orders)
 
     async def reconcile(self) -> Reconciliation:
         """Ask the broker for everything, and settle what can be settled.

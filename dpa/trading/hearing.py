@@ -164,8 +164,7 @@ class Hearing:
     def told(self, order: Order, word: OrderSaid) -> None:
         """Make of an order what a word says; ask for the broker's lists where it is a guess."""
         self._live.heard(order.ref)
-        guess = lifecycle.is_hint(word) or (word.state is OrderState.CANCELLED and word.code != 0)
-        if guess or (word.state.is_final and order.state is OrderState.PLANNED):
+        if lifecycle.is_hint(word) or (word.state.is_final and order.state is OrderState.PLANNED):
             self.ask = True
             word = replace(word, state=OrderState.UNKNOWN)
         moved = lifecycle.told(order, word)
