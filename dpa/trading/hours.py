@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dpa.market.calendars import TradingCalendar, nanoseconds, utc_index
-from dpa.market.intervals import Interval
+from dpa.market.intervals import Interval, parse_interval
 from dpa.trading.types import Instrument
 
 _HALF_DAY = Interval(43_200)  # one bar of it is a whole session, or a whole half of one
@@ -127,6 +127,34 @@ class Hours:
             )
             for number, begin, end, ends in zip(bars.session, opens, closes, last, strict=True)
         )
+
+
+class BarCloses:
+    """Closes of a venue's bars, one after another.
+
+    Parameters
+    ----------
+    interval, calendar : str
+        As in :class:`~dpa.market.panel.Panel`.
+    """
+
+    def __init__(self, interval: str, calendar: str) -> None:
+        self._interval, self._venue = parse_interval(interval), TradingCalendar(calendar)
+        self._day: date | None = None
+        self._closes = pd.DatetimeIndex([])
+
+    def after(self, moment: datetime) -> datetime | None:
+        """The first close after `moment`; none when the calendar knows none."""
+        if self._day != moment.date():
+            self._day = moment.date()
+            day = pd.Timestamp(self._day)
+            bars = self._venue.bars(self._interval, day - _AROUND, day + _AROUND)
+            self._closes = utc_index(bars.closes)
+        place = int(self._closes.searchsorted(pd.Timestamp(moment), side="right"))
+        if place >= len(self._closes):
+            return None
+        close: datetime = self._closes[place].to_pydatetime()
+        return close
 
 
 def _speak_of(hours: Iterable[tuple[datetime, datetime]], moment: datetime) -> bool:
