@@ -99,8 +99,9 @@ def add_command(
 
 def _add_data(commands: Any) -> None:
     from dpa.market.commands import add_data_commands
+    from dpa.trading.ibkr.commands import add_fetch_command
 
-    add_data_commands(commands)
+    add_fetch_command(add_data_commands(commands))
 
 
 def _add_simulate(commands: Any) -> None:

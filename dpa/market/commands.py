@@ -45,8 +45,11 @@ _DESCRIBE_EXAMPLES = """examples:
 """
 
 
-def add_data_commands(commands: Any) -> None:
-    """Add ``data`` and its subcommands to `commands`, the subparsers of the ``dpa`` parser."""
+def add_data_commands(commands: Any) -> Any:
+    """Add ``data`` and its subcommands to `commands`, the subparsers of the ``dpa`` parser.
+
+    Returns the subparsers of ``data``, for subcommands from elsewhere.
+    """
     data = commands.add_parser(
         "data",
         help="import, resample, check and describe price history",
@@ -86,6 +89,7 @@ def add_data_commands(commands: Any) -> None:
     )
     for parser in (checker, describer):
         parser.add_argument("--json", action="store_true", help="print JSON")
+    return actions
 
 
 def _add(actions: Any, name: str, run: Any, words: str, epilog: str) -> argparse.ArgumentParser:
