@@ -23,6 +23,7 @@ from dpa.decision.types import RiskLevel
 from dpa.errors import DpaError
 from dpa.market.costs import CostModel
 from dpa.market.intervals import parse_interval
+from dpa.market.panel import Panel
 from dpa.serving.types import Request
 from dpa.trading.book_of_accounts import BookOfAccounts, Keeper, Worth
 from dpa.trading.decider import Decider
@@ -42,7 +43,7 @@ from dpa.trading.feed import Feed, FeedBar
 from dpa.trading.hours import BarCloses, Hours
 from dpa.trading.intents import Leg, Price, Target, intent_for, next_leg
 from dpa.trading.ledger import Ledger
-from dpa.trading.snapshots import Volatility, closes_of, request_of, whole_shares
+from dpa.trading.snapshots import KEPT_RETURNS, Volatility, closes_of, request_of, whole_shares
 from dpa.trading.switch import Level, Switch
 from dpa.trading.types import Instrument, Intent, Order, Purpose, Quote, Style
 
@@ -200,6 +201,13 @@ class Engine:
             len(self._targets),
             bool(self._asked),
         )
+
+    def remember(self, past: Panel) -> None:
+        """Learn volatilities from bars before the first; for expected costs from the start."""
+        for row in range(max(past.n_bars - KEPT_RETURNS - 1, 0), past.n_bars):
+            session = self._hours.session_of(past.times[row].to_pydatetime())
+            if session is not None:
+                self._volatility.see(past.window(row, row + 1), session)
 
     # time
 

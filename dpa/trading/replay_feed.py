@@ -129,7 +129,7 @@ class ReplayFeed:
         self._known_after, self._quote_shares = known_after, quote_shares
         self._half = Decimal(str(max(half_spread_bps, LEAST_HALF_SPREAD_BPS))) / 10_000
         self._ticks = nanoseconds(panel.times)
-        self._next = first
+        self._first = self._next = first
         self._columns: dict[str, int] = {name: k for k, name in enumerate(panel.names)}
         self._followed: tuple[str, ...] = ()
         self._seen: dict[str, tuple[float, int]] = {}  # newest close and its row
@@ -171,6 +171,12 @@ class ReplayFeed:
         return tuple(found)
 
     @property
+    def past(self) -> Panel:
+        """The bars before the first that is given, of the symbols followed or of all."""
+        past = self._panel.window(0, self._first)
+        return _columns(past, self._followed or past.names, self._columns)
+
+    @property
     def next_at(self) -> datetime | None:
         """When the next bar will be due; none when there is none."""
         if self.ended:
@@ -183,17 +189,7 @@ class ReplayFeed:
         return self._bars.panel
 
     def _row(self, row: int) -> Panel:
-        panel = self._panel.window(row, row + 1)
-        columns = [self._columns[name] for name in self._followed]
-        return Panel(
-            panel.times,
-            self._followed,
-            panel.prices[:, columns],
-            panel.mask[:, columns],
-            panel.interval,
-            panel.calendar,
-            **{name: array[:, columns] for name, array in panel.extras().items()},
-        )
+        return _columns(self._panel.window(row, row + 1), self._followed, self._columns)
 
     def quotes(self) -> Mapping[str, Quote]:
         """The newest quote of each symbol followed that has one."""
@@ -247,6 +243,19 @@ class ReplayFeed:
             return {}
         values = self._bars.adv_usd[self._bars.session[row]]
         return {name: float(values[self._columns[name]]) for name in self._followed}
+
+
+def _columns(panel: Panel, names: Sequence[str], places: Mapping[str, int]) -> Panel:
+    columns = [places[name] for name in names]
+    return Panel(
+        panel.times,
+        tuple(names),
+        panel.prices[:, columns],
+        panel.mask[:, columns],
+        panel.interval,
+        panel.calendar,
+        **{name: array[:, columns] for name, array in panel.extras().items()},
+    )
 
 
 def _price(value: object) -> Decimal | None:
