@@ -1,7 +1,7 @@
 """What trades at the venue: bars, invented or recorded, cut into the moments they are made of.
 
 A bar becomes four trades, at its open, its two extremes and its close, each in a five-second bar
-of its own that is published when it ends. Put together again, five-second bars are the source's
+of its own; the five-second bars between them are empty. Put together again they are the source's
 bars, exactly: prices are never rounded, volumes are whole shares.
 """
 
@@ -40,8 +40,14 @@ class Book(Frozen):
     displayed: float = Field(0.05, gt=0, le=1, description="shown size over the step's volume")
     least_size: int = Field(100, ge=1, description="shares shown at least")
     levels: int = Field(3, ge=1, le=100, description="prices a side has, each as deep as the first")
-    every_slot: bool = Field(
-        False, description="five-second bars without a trade are published, too, as TWS does"
+    quote_seconds: int = Field(
+        15, ge=5, le=600, description="between quotes of every name, seconds, a multiple of 5"
+    )
+    working_seconds: float = Field(
+        5.0, gt=0, le=600, description="between quotes of names with working orders, seconds"
+    )
+    empty_bars: bool = Field(
+        True, description="five-second bars without a trade are published, too, as TWS does"
     )
 
 
@@ -52,22 +58,26 @@ class Step:
     Parameters
     ----------
     moment : datetime
-        End of the five-second bar; of the session's opening step, the open.
+        End of its newest five-second bar; of the session's opening step, the open.
     bar : int
         Row of the source.
-    slot : datetime
-        Start of the five-second bar.
+    first, last : int
+        Five-second bars of it, counted from its open, that are published; `last` is below
+        `first` in the opening step.
     part : int, optional
-        Which trade of the bar falls into it; None: none does.
-    opening : bool
-        The session opens: quotes, no trade yet.
+        Which trade of the bar falls into `last`; None: none does.
     """
 
     moment: datetime
     bar: int
-    slot: datetime
+    first: int
+    last: int
     part: int | None
-    opening: bool = False
+
+    @property
+    def opening(self) -> bool:
+        """The session opens: quotes, no trade yet."""
+        return self.last < self.first
 
 
 @dataclass(eq=False)
@@ -129,13 +139,12 @@ class Market:
         part = total // TRADES
         return np.stack([part, part, part, total - 3 * part], axis=1)
 
-    def sizes(self, bar: int) -> Ints:
-        """Shares shown at bid and ask after each trade of a bar, shape (4, 2, n_names)."""
-        random = np.random.default_rng([self.seed, bar, 7])
-        spread = random.uniform(0.5, 1.5, (TRADES, 2, self.panel.n_assets))
-        offered = self.volumes[bar][:, None, :] * self.book.displayed * spread
-        lots = np.maximum(np.round(offered / 100.0), 1.0).astype(np.int64)
-        shown: Ints = np.maximum(lots * 100, self.book.least_size)
+    def sizes(self, step: Step, part: int) -> Ints:
+        """Shares shown at bid and ask from a step on, shape (2, n_names)."""
+        random = np.random.default_rng([self.seed, step.bar, step.last + 1])
+        spread = random.uniform(0.5, 1.5, (2, self.panel.n_assets))
+        lots = np.rint(self.volumes[step.bar, part] * self.book.displayed * spread / 100.0)
+        shown: Ints = np.maximum(lots.astype(np.int64) * 100, self.book.least_size)
         return shown
 
     def _slots(self, bar: int) -> int:
@@ -148,15 +157,16 @@ class Market:
 
     def steps(self) -> Iterator[Step]:
         """All moments from `live_from` on, in order."""
+        apart = max(self.book.quote_seconds // 5, 1)
         for bar in range(self.live_from, self.panel.n_bars):
             opens = self.opens[bar]
             if bar == self.live_from or self.session[bar] != self.session[bar - 1]:
-                yield Step(opens, bar, opens, 0, opening=True)
+                yield Step(opens, bar, 0, -1, 0)
             part_of = {slot: part for part, slot in enumerate(self.slots(bar))}
-            chosen = range(self._slots(bar)) if self.book.every_slot else sorted(part_of)
-            for slot in chosen:
-                start = opens + slot * SLOT
-                yield Step(start + SLOT, bar, start, part_of.get(slot))
+            first = 0
+            for last in sorted({*part_of, *range(apart - 1, self._slots(bar), apart)}):
+                yield Step(opens + (last + 1) * SLOT, bar, first, last, part_of.get(last))
+                first = last + 1
 
     @property
     def starts_at(self) -> datetime:
@@ -174,10 +184,9 @@ def decimal(value: float) -> Decimal:
     return Decimal(repr(value))
 
 
-def trade_bar(start: datetime, price: float, volume: int) -> SimBar:
-    """A bar of one trade."""
-    exact = decimal(price)
-    return SimBar(start, exact, exact, exact, exact, volume, exact, 1)
+def flat_bar(start: datetime, price: Decimal, volume: int = 0, count: int = 0) -> SimBar:
+    """A bar of one price: of one trade, or of none."""
+    return SimBar(start, price, price, price, price, volume, price, count)
 
 
 def market_of(

@@ -1,7 +1,7 @@
 """What the venue tells its clients, and the tricks that faults play on it."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -198,14 +198,16 @@ class Outlet:
             for listener in self._listeners.values():
                 listener.quote(contract, quote)
 
-    def bar(self, contract: Contract, bar: SimBar) -> None:
-        """Five seconds of a contract."""
-        if not self.mischief.dark:
-            for listener in self._listeners.values():
+    def bars(self, contract: Contract, bars: Sequence[SimBar]) -> None:
+        """Five-second bars of a contract, in order; histories kept up to date grow by them."""
+        if self.mischief.dark:
+            return
+        for listener in self._listeners.values():
+            for bar in bars:
                 listener.realtime_bar(contract, bar)
-
-    def history_bar(self, contract: Contract, bar: SimBar) -> None:
-        """The market's own bar, as far as it is."""
-        if not self.mischief.dark:
-            for listener in self._listeners.values():
                 listener.history_bar(contract, bar)
+
+    def follows_bars(self, contract: Contract) -> bool:
+        """Whether any client wants them; those that do not say want all."""
+        choosers = (getattr(to, "follows_bars", None) for to in self._listeners.values())
+        return any(chooser is None or chooser(contract) for chooser in choosers)

@@ -2,6 +2,7 @@
 
 import bisect
 import itertools
+import random
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -9,12 +10,13 @@ from decimal import Decimal
 from typing import TypeVar
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from dpa.market.calendars import TradingCalendar, nanoseconds, utc_index
 from dpa.market.intervals import DAY, parse_interval
 from dpa.simulation.tws.contracts import Hours
-from dpa.simulation.tws.markets import SLOT, TRADES, Market, Step, decimal, trade_bar
+from dpa.simulation.tws.markets import SLOT, TRADES, Market, Step, decimal, flat_bar
 from dpa.simulation.tws.words import Refused, SimBar, SimQuote
 
 Level = tuple[Decimal, Decimal]
@@ -51,7 +53,9 @@ class Tape:
         self.thin: dict[int, int] = {}  # sizes a fault has set
         self.bar = market.live_from  # in the making
         self.parts = 0  # trades of it that were
-        self._bar_sizes: tuple[int, NDArray[np.int64]] | None = None
+        self.slot = 0  # five-second bars of it that were published
+        self._part = 0  # the trade that sizes are made of
+        self._random = random.Random(market.seed)
         self._remember_past()
 
     def _remember_past(self) -> None:
@@ -66,43 +70,56 @@ class Tape:
         """Let the market come to a step; the places whose quote is new."""
         if step.bar != self.bar:
             self.bar, self.parts = step.bar, 0
+        self.slot = step.last + 1
         if step.opening:
             self._close = list(self._last)
             self._volume = [0] * len(self._volume)
-        if step.part is None:
-            return []
+        if step.part is not None:
+            self._trade(step, step.part)
+        sizes = self.market.sizes(step, self._part).tolist()
+        changed = []
+        for place, bid in enumerate(self._bid):
+            if bid and self.bent.get(place) != "stale":
+                self._bid_size[place], self._ask_size[place] = sizes[0][place], sizes[1][place]
+                self._refresh(place, step.moment)
+                changed.append(place)
+        return changed
+
+    def _trade(self, step: Step, part: int) -> None:
+        """Prices move; in the opening step nothing has traded yet."""
+        self._part = part
         market = self.market
-        path = market.paths[step.bar, step.part]
-        there = np.flatnonzero(np.isfinite(path)).tolist()
+        path = market.paths[step.bar, part]
         mid = path / float(self.tick)
         wide = np.maximum(np.rint(mid * (2e-4 * market.book.half_spread_bps)), 1.0)
         bids = np.maximum(np.rint(np.nan_to_num(mid - wide / 2)), 1).astype(np.int64).tolist()
         spreads = np.nan_to_num(wide, nan=1.0).astype(np.int64).tolist()
-        bid_sizes, ask_sizes = self._sizes(step.bar)[step.part].tolist()
-        traded, prices = market.volumes[step.bar, step.part].tolist(), path.tolist()
+        traded, prices = market.volumes[step.bar, part].tolist(), path.tolist()
         if not step.opening:
-            self.parts = step.part + 1
-        changed = []
-        for place in there:
+            self.parts = part + 1
+        for place in np.flatnonzero(np.isfinite(path)).tolist():
             if not step.opening:
                 self._last[place] = prices[place]
                 self._last_size[place] = traded[place]
                 self._volume[place] += traded[place]
-            if self.bent.get(place) == "stale":
-                continue
-            self._bid[place] = bids[place]
-            self._ask[place] = bids[place] + spreads[place]
-            self._bid_size[place], self._ask_size[place] = bid_sizes[place], ask_sizes[place]
-            self._time[place] = step.moment
-            self._taken[place] = [_NONE, _NONE]
-            self._quotes[place] = None
-            changed.append(place)
-        return changed
+            if self.bent.get(place) != "stale":
+                self._bid[place] = bids[place]
+                self._ask[place] = bids[place] + spreads[place]
 
-    def _sizes(self, bar: int) -> NDArray[np.int64]:
-        if self._bar_sizes is None or self._bar_sizes[0] != bar:
-            self._bar_sizes = bar, self.market.sizes(bar)
-        return self._bar_sizes[1]
+    def _refresh(self, place: int, moment: datetime) -> None:
+        self._time[place] = moment
+        self._taken[place] = [_NONE, _NONE]
+        self._quotes[place] = None
+
+    def stir(self, place: int, now: datetime) -> bool:
+        """A new quote at the same prices, all its shares there again; False where it is stale."""
+        if self.bent.get(place) == "stale" or not self._bid[place]:
+            return False
+        for sizes in (self._bid_size, self._ask_size):
+            lots = round(sizes[place] * self._random.uniform(0.7, 1.4) / 100)
+            sizes[place] = max(100 * lots, self.market.book.least_size)
+        self._refresh(place, now)
+        return True
 
     def forget(self, place: int) -> None:
         """Make the quote afresh: something about it has changed."""
@@ -116,9 +133,7 @@ class Tape:
         self._bid_size[place], self._ask_size[place] = quote.bid_size, quote.ask_size
         if quote.last is not None:
             self._last[place] = float(quote.last)
-        self._time[place] = now
-        self._taken[place] = [_NONE, _NONE]
-        self.forget(place)
+        self._refresh(place, now)
 
     def quote(self, place: int) -> SimQuote:
         """Top of the book; None in it where there is nothing."""
@@ -173,28 +188,20 @@ class Tape:
         """Shares that were there are gone until :meth:`refill` or the next quote."""
         self._taken[place][buying] += shares
 
-    def refill(self, place: int) -> None:
-        """What was taken is offered again."""
-        self._taken[place] = [_NONE, _NONE]
-
-    def slot_bars(self, step: Step) -> Iterator[tuple[int, SimBar]]:
-        """The five-second bars that end with a step, and whose they are."""
-        if step.part is None:
-            for place, price in enumerate(self._last):
-                if price == price:
-                    yield place, replace(trade_bar(step.slot, price, 0), count=0)
-            return
-        prices = self.market.paths[step.bar, step.part].tolist()
-        volumes = self.market.volumes[step.bar, step.part].tolist()
-        for place, price in enumerate(prices):
-            if price == price:
-                yield place, trade_bar(step.slot, price, volumes[place])
-            elif self.market.book.every_slot and self._last[place] == self._last[place]:
-                yield place, replace(trade_bar(step.slot, self._last[place], 0), count=0)
-
-    def making(self, place: int) -> SimBar | None:
-        """The market's own bar in the making, or the one that has just ended."""
-        return self.source_bar(self.bar, place, self.parts) if self.parts else None
+    def pieces(self, step: Step, place: int) -> list[SimBar]:
+        """The five-second bars of a name that end with a step; asked for before :meth:`move`."""
+        opens, last = self.market.opens[step.bar], self._last[place]
+        found = []
+        if self.market.book.empty_bars and last == last and not step.opening:
+            price = decimal(last)
+            found = [flat_bar(opens + k * SLOT, price) for k in range(step.first, step.last + 1)]
+        if step.part is not None and not step.opening:
+            traded = float(self.market.paths[step.bar, step.part, place])
+            if traded == traded:
+                volume = int(self.market.volumes[step.bar, step.part, place])
+                start = opens + step.last * SLOT
+                found[-1:] = [flat_bar(start, decimal(traded), volume, 1)]
+        return found
 
     def source_bar(self, bar: int, place: int, parts: int = TRADES) -> SimBar | None:
         """A bar of the market after `parts` of its trades; none where the name had none."""
@@ -240,6 +247,7 @@ class Past:
     def __init__(self, tape: Tape, hours: Hours) -> None:
         self.tape, self.market, self.hours = tape, tape.market, hours
         self._groups: dict[int, tuple[NDArray[np.int64], list[datetime]]] = {}
+        self._known = pd.DataFrame(self.market.panel.prices).ffill().to_numpy()
 
     def bars(
         self, place: int, now: datetime, end: datetime, duration_seconds: int, bar_seconds: int
@@ -284,20 +292,17 @@ class Past:
 
     def _long(self, place: int, start: datetime, end: datetime, seconds: int) -> list[SimBar]:
         source = self.market.interval_seconds
-        rows = [row for row in self._rows(start, end) if self.market.opens[row] >= start]
-        pieces = [(row, self._parts(row)) for row in rows]
+        pieces = [(row, self._parts(row)) for row in self._rows(start, end)]
         bars = [
             (row, bar)
             for row, parts in pieces
             if parts and (bar := self.tape.source_bar(row, place, parts)) is not None
         ]
         if seconds == source:
-            return [bar for _, bar in bars]
+            return [bar for _, bar in bars if bar.time >= start]
         number, starts = self._grouping(seconds)
-        return [
-            joined(starts[group], members)
-            for group, members in _grouped((int(number[row]), bar) for row, bar in bars)
-        ]
+        groups = _grouped((int(number[row]), bar) for row, bar in bars)
+        return [joined(starts[k], members) for k, members in groups if starts[k] >= start]
 
     def _grouping(self, seconds: int) -> tuple[NDArray[np.int64], list[datetime]]:
         """Longer bar of each row, and where each longer bar starts."""
@@ -315,18 +320,31 @@ class Past:
         return self._groups[seconds]
 
     def _short(self, place: int, start: datetime, end: datetime, seconds: int) -> list[SimBar]:
-        def trades() -> Iterator[tuple[datetime, SimBar]]:
+        def pieces() -> Iterator[tuple[datetime, SimBar]]:
             for row in self._rows(start, end):
-                prices = self.market.paths[row, :, place].tolist()
-                volumes = self.market.volumes[row, :, place].tolist()
                 opens = self.market.opens[row]
-                for part, slot in enumerate(self.market.slots(row)[: self._parts(row)]):
-                    offset = slot * 5 // seconds * seconds
-                    begin = opens + timedelta(seconds=offset)
-                    if prices[part] == prices[part] and start <= begin < end:
-                        yield begin, trade_bar(opens + slot * SLOT, prices[part], volumes[part])
+                for slot, piece in self._pieces(row, place):
+                    begin = opens + timedelta(seconds=slot * 5 // seconds * seconds)
+                    if start <= begin < end:
+                        yield begin, piece
 
-        return [joined(begin, bars) for begin, bars in _grouped(trades())]
+        return [joined(begin, bars) for begin, bars in _grouped(pieces())]
+
+    def _pieces(self, row: int, place: int) -> Iterator[tuple[int, SimBar]]:
+        """Five-second bars of a bar that have been published, by their number in it."""
+        market, tape = self.market, self.tape
+        prices = market.paths[row, :, place].tolist()
+        volumes = market.volumes[row, :, place].tolist()
+        opens, part_of = market.opens[row], {s: part for part, s in enumerate(market.slots(row))}
+        count = tape.slot if row == tape.bar else market.slots(row)[-1] + 1
+        last = float(self._known[row - 1, place]) if row else float("nan")
+        for slot in range(count if row <= tape.bar else 0):
+            part = part_of.get(slot)
+            if part is not None and prices[part] == prices[part]:
+                last = prices[part]
+                yield slot, flat_bar(opens + slot * SLOT, decimal(last), volumes[part], 1)
+            elif market.book.empty_bars and last == last:
+                yield slot, flat_bar(opens + slot * SLOT, decimal(last))
 
 
 def _grouped(

@@ -36,7 +36,6 @@ from dpa.simulation.tws.words import (
 )
 
 CLOSING_CUTOFF = timedelta(minutes=10)  # before the close: no more orders for the auction
-REFILL = timedelta(seconds=5)  # until shares that were taken are offered again
 BEFORE = timedelta(minutes=10)  # the first open
 AFTER = timedelta(minutes=10)  # the last close
 READ_ONLY = Refused(
@@ -90,7 +89,7 @@ class SimVenue:
         self._executions: list[tuple[SimExecution, SimCommission]] = []
         self._sequence = 0
         self._day = starts
-        self._refills: set[int] = set()
+        self._stirring = False
         self._steps = market.steps()
         self.layers = Layers()
         self._plan()
@@ -151,12 +150,12 @@ class SimVenue:
 
     def _step(self, step: Step) -> None:
         self._next_step()
-        changed = self.tape.move(step)
-        for place in changed:
-            if self.outlet.everyone:
-                self._publish(place)
-        if not step.opening and self.outlet.everyone:
+        if self.outlet.everyone:
             self._publish_bars(step)
+        changed = self.tape.move(step)
+        if self.outlet.everyone:
+            for place in changed:
+                self._publish(place)
         live = self.book.live_places()
         for place in sorted(live.intersection(changed)):
             self._match(place)
@@ -167,13 +166,9 @@ class SimVenue:
         self.outlet.quote(self.listing.contracts[place], self.tape.quote(place))
 
     def _publish_bars(self, step: Step) -> None:
-        contracts = self.listing.contracts
-        for place, bar in self.tape.slot_bars(step):
-            self.outlet.bar(contracts[place], bar)
-            if step.part is not None:
-                making = self.tape.making(place)
-                if making is not None:
-                    self.outlet.history_bar(contracts[place], making)
+        for place, contract in enumerate(self.listing.contracts):
+            if self.outlet.follows_bars(contract):
+                self.outlet.bars(contract, self.tape.pieces(step, place))
 
     def changed(self, place: int) -> None:
         """Something about a quote was changed by hand: publish it, and match."""
@@ -443,7 +438,7 @@ class SimVenue:
         if not order.done and order.tif == "IOC":
             self._cancelled(work)
         elif is_open and not order.done:
-            self._await_refill(work)
+            self._keep_quoting()
 
     def _trigger(self, work: Working) -> bool:
         last = self.tape.last(work.place)
@@ -467,20 +462,22 @@ class SimVenue:
         price = self._far_side(work)
         return price is not None and not reaches(work.buying, work.order.limit, price)
 
-    def _await_refill(self, work: Working) -> None:
-        """Come back when shares are offered again at a price the order would trade at."""
-        price, place = self._far_side(work), work.place
-        idle = work.closing or work.waiting or work.held or place in self._refills
-        if idle or price is None or not reaches(work.buying, work.order.limit, price):
+    def _keep_quoting(self) -> None:
+        """While orders work, quotes of their names keep coming, and offer what was taken."""
+        if self._stirring or not self.book.live_places():
             return
+        self._stirring = True
 
-        def refill() -> None:
-            self._refills.discard(place)
-            self.tape.refill(place)
-            self._match(place)
+        def stir() -> None:
+            self._stirring = False
+            if self.hours.is_open(self.clock.now()):
+                for place in sorted(self.book.live_places()):
+                    if self.tape.stir(place, self.clock.now()):
+                        self._publish(place)
+                        self._match(place)
+                self._keep_quoting()
 
-        self._refills.add(place)
-        self.agenda.add(self.clock.now() + REFILL, refill)
+        self.later(self.market.book.working_seconds, stir)
 
     def _fill(self, work: Working, trade: Trade, liquidation: int = 0) -> None:
         order, shares = work.order, trade.shares
