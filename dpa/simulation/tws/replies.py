@@ -88,8 +88,8 @@ def hours(sessions: Sequence[tuple[datetime, datetime]]) -> str:
     days: dict[date, list[str]] = {}
     for opens, closes in sessions:
         day = new_york(opens).date()
-        for step in range(1, (day - max(days, default=day)).days):
-            days.setdefault(max(days) + timedelta(step), [])
+        last = max(days, default=day)
+        days |= {last + timedelta(step): [] for step in range(1, (day - last).days)}
         days.setdefault(day, []).append(
             f"{new_york(opens):%Y%m%d:%H%M}-{new_york(closes):%Y%m%d:%H%M}"
         )
