@@ -5,18 +5,37 @@ tables of the present state that are folds of these events. What a method wrote 
 when it returns. One process writes; any number read meanwhile (:meth:`Journal.reader`).
 """
 
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from dpa.clock import Clock
-from dpa.trading.ledger import Baseline, Ledger
-from dpa.trading.types import Commission, Execution, Intent, Money, Order, Position
+from dpa.errors import HaltError
+from dpa.trading import journal_tables as tables
+from dpa.trading import lifecycle
+from dpa.trading.journal_check import Finding
+from dpa.trading.journal_reader import Event, JournalReader
+from dpa.trading.journal_records import (
+    Json,
+    commission_record,
+    dumps,
+    execution_record,
+    intent_record,
+    loads,
+    moment,
+    number,
+    order_record,
+    position_record,
+    to_execution,
+)
+from dpa.trading.ledger import Ledger, told_shares
+from dpa.trading.types import Commission, Execution, Intent, Money, Order, OrderState, Position
+
+__all__ = ["STEPS", "Event", "Finding", "Journal", "JournalReader"]
 
 STEPS = (
     "intents",
@@ -32,160 +51,7 @@ STEPS = (
 )
 """Names given to `steps` after each durable write; ``writing NAME`` comes just before it."""
 
-
-@dataclass(frozen=True)
-class Event:
-    """A line of the journal.
-
-    Parameters
-    ----------
-    number : int
-        From 1, without gaps.
-    time : datetime
-        UTC, by the journal's clock.
-    kind : str
-        One of `STEPS`, or a note's own kind.
-    facts : dict
-        As JSON has them.
-    """
-
-    number: int
-    time: datetime
-    kind: str
-    facts: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something :meth:`JournalReader.verify` found wrong.
-
-    Parameters
-    ----------
-    what : str
-    where : str
-        Event, order or execution.
-    """
-
-    what: str
-    where: str
-
-
-class JournalReader:
-    """What can be asked; sees what was committed when asked.
-
-    Parameters
-    ----------
-    path : Path
-
-    Raises
-    ------
-    HaltError
-        The file is missing, damaged or newer than this program, with the cure.
-    """
-
-    def __init__(self, path: Path) -> None:
-        raise NotImplementedError
-
-    def intent(self, ref: str) -> Intent | None:
-        """An intent by its id."""
-        raise NotImplementedError
-
-    def intents(self) -> tuple[Intent, ...]:
-        """All, in the order in which they were committed."""
-        raise NotImplementedError
-
-    def order(self, ref: str) -> Order | None:
-        """The newest attempt of an intent."""
-        raise NotImplementedError
-
-    def order_by_id(self, order_id: int) -> Order | None:
-        """An attempt by its number at the broker."""
-        raise NotImplementedError
-
-    def attempts(self, ref: str) -> tuple[Order, ...]:
-        """All attempts of an intent, oldest first."""
-        raise NotImplementedError
-
-    def orders(self, live_only: bool = False) -> tuple[Order, ...]:
-        """All attempts, oldest first.
-
-        Parameters
-        ----------
-        live_only : bool
-            Those that may still change a position: not final, or final with fills that the
-            broker spoke of and whose executions have not come (:func:`lifecycle.is_live`).
-        """
-        raise NotImplementedError
-
-    def filled(self, ref: str) -> Decimal:
-        """Shares of an intent that count as filled, over all attempts, corrections applied."""
-        raise NotImplementedError
-
-    def owed(self, order: Order) -> Decimal:
-        """Shares the broker said are filled whose executions have not come."""
-        raise NotImplementedError
-
-    def executions(self) -> tuple[Execution, ...]:
-        """All that were told, revisions too, in the order in which they came."""
-        raise NotImplementedError
-
-    def external(self) -> tuple[Execution, ...]:
-        """Those of no intent of ours."""
-        raise NotImplementedError
-
-    def commissions(self) -> tuple[Commission, ...]:
-        """All that were told, in the order in which they came."""
-        raise NotImplementedError
-
-    def accounts(self) -> tuple[str, ...]:
-        """Those that occur, sorted."""
-        raise NotImplementedError
-
-    def ledger(self, account: str) -> Ledger:
-        """The books of an account. The writer's own is kept up to date by it: read only."""
-        raise NotImplementedError
-
-    def baseline(self, account: str) -> Baseline | None:
-        """What counting began with; None before :meth:`Journal.set_baseline`."""
-        raise NotImplementedError
-
-    @property
-    def order_id_mark(self) -> int:
-        """Highest order number ever used; 0: none."""
-        raise NotImplementedError
-
-    @property
-    def token(self) -> int:
-        """Newest fencing token; 0: no lease was ever taken."""
-        raise NotImplementedError
-
-    def value(self, name: str) -> Any:
-        """A JSON value kept under a name; None where there is none."""
-        raise NotImplementedError
-
-    def events(self, kind: str | None = None, after: int = 0) -> Iterator[Event]:
-        """Lines of the journal with a number above `after`, of one kind or all."""
-        raise NotImplementedError
-
-    def verify(self) -> tuple[Finding, ...]:
-        """All that is wrong: chain of hashes, tables against events, orders against intents and
-        fills, ledger against a rebuilt one. Empty: all is well."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Close the file."""
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+_ZERO = Decimal(0)
 
 
 class Journal(JournalReader):
@@ -198,7 +64,8 @@ class Journal(JournalReader):
     Parameters
     ----------
     path : Path
-        Made whole or not at all, mode 0600, where it does not exist.
+        Made whole or not at all, mode 0600, where it does not exist. A file ``PATH.made``
+        beside it tells a journal that was never made from one that was lost, which is refused.
     clock : Clock
     steps : callable, optional
         Called with the name of each write, see `STEPS`; for tests that crash there.
@@ -207,17 +74,61 @@ class Journal(JournalReader):
     def __init__(
         self, path: Path, clock: Clock, steps: Callable[[str], None] | None = None
     ) -> None:
-        raise NotImplementedError
+        self._begin(path, tables.open_writer(path))
+        self._clock = clock
+        self._steps = steps or _no_step
+        self._depth = 0
+        self._broken: BaseException | None = None
+        self._done: list[str] = []
+        self._ledgers: dict[str, Ledger] = {}
+        self._live: dict[tuple[str, int], Order] = {}
+        try:
+            with tables.halting(path):
+                self._last, self._hash = self._before = _newest(self._db)
+            self._load()
+            self._check_last()
+        except BaseException:
+            self.close()
+            raise
 
     @staticmethod
     def reader(path: Path) -> JournalReader:
         """Read a journal, also while another process writes it."""
         return JournalReader(path)
 
+    def orders(self, live_only: bool = False) -> tuple[Order, ...]:
+        """All attempts, oldest first; see :meth:`JournalReader.orders`."""
+        with self._lock:
+            return tuple(self._live.values()) if live_only else super().orders()
+
+    def ledger(self, account: str) -> Ledger:
+        """The books of an account, kept up to date: read them, never change them."""
+        with self._lock:
+            if account not in self._ledgers:
+                self._ledgers[account] = super().ledger(account)
+            return self._ledgers[account]
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All writes within are one: on the disk together, or none of them. May be nested."""
-        raise NotImplementedError
+        with self._lock:
+            outermost = self._depth == 0
+            if outermost:
+                self._open()
+            written = len(self._done)
+            self._depth += 1
+            try:
+                yield
+            except BaseException as e:
+                if outermost:
+                    self._undo()
+                elif len(self._done) > written:
+                    self._broken = e
+                raise
+            finally:
+                self._depth -= 1
+            if outermost:
+                self._end()
 
     def commit_intents(
         self, intents: Sequence[Intent], orders: Sequence[Order]
@@ -239,10 +150,31 @@ class Journal(JournalReader):
         Raises
         ------
         HaltError
-            An order belongs to none of the intents, its number is not above the mark, or its
-            symbol has another live order in the account.
+            An order belongs to none of the intents, its number was used before, or its symbol
+            has another live order in the account.
         """
-        raise NotImplementedError
+        with self.transaction():
+            given: dict[str, Intent] = {}
+            for intent in intents:
+                given.setdefault(intent.id, intent)
+            new = {ref: intent for ref, intent in given.items() if not self._has(ref)}
+            first = [order for order in orders if order.ref in new or order.ref not in given]
+            for order in first:
+                if order.ref not in given or order.attempt != 1:
+                    raise HaltError(
+                        f"order {order.order_id} is no first attempt of an intent given"
+                    )
+            self._check_new(first)
+            if new:
+                self._write(
+                    "intents",
+                    {
+                        "intents": [intent_record(intent) for intent in new.values()],
+                        "orders": [order_record(order, _ZERO, True) for order in first],
+                    },
+                )
+                self._live.update({_place(order): order for order in first})
+            return tuple(new.values())
 
     def order_changed(self, *orders: Order, why: str = "") -> None:
         """Keep what became of orders; those that did not change are left out.
@@ -252,27 +184,75 @@ class Journal(JournalReader):
         HaltError
             An order is unknown, or would move back (:func:`lifecycle.can_become`).
         """
-        raise NotImplementedError
+        self._change(orders, why, revived=False)
 
     def order_revived(self, order: Order, why: str) -> None:
         """Keep that a final order was found alive among the broker's open orders."""
-        raise NotImplementedError
+        self._change((order,), why, revived=True)
 
     def new_attempt(self, order: Order) -> None:
-        """Keep another attempt of an intent, after the one before was proved ``absent``."""
-        raise NotImplementedError
+        """Keep another attempt of an intent, after the one before was proved ``absent``.
+
+        Raises
+        ------
+        HaltError
+            There is no attempt before it, that one was not proved absent, or as in
+            :meth:`commit_intents`.
+        """
+        with self.transaction():
+            before = self.order(order.ref)
+            if before is None or order.attempt != before.attempt + 1:
+                raise HaltError(f"attempt {order.attempt} of {order.ref} follows no other")
+            if before.state is not OrderState.ABSENT:
+                raise HaltError(
+                    f"attempt {order.attempt} of {order.ref}: the one before is {before.state}, "
+                    "not proved absent"
+                )
+            self._check_new([order])
+            self._write("attempt", {"order": order_record(order, _ZERO, True)})
+            self._live[_place(order)] = order
 
     def executed(self, execution: Execution) -> bool:
         """Keep a fill or a correction; False when it is known.
 
         The order it belongs to moves in the same transaction (:func:`lifecycle.filled`). One
         whose `ref` is of no intent is kept as external; it counts in the ledger all the same.
+        A fill told without its `ref` and again with it finds its order then (and is known).
         """
-        raise NotImplementedError
+        with self.transaction():
+            found = self._rows("SELECT * FROM executions WHERE exec_id = ?", execution.exec_id)
+            if found and (found[0]["attempt"] is not None or not self._has(execution.ref)):
+                self._note_difference(to_execution(found[0]), execution)
+                return False
+            if found:
+                execution = replace(to_execution(found[0]), ref=execution.ref)
+            order, told = self._order_of(execution), _ZERO
+            if order is not None:
+                told = self._told_with(order, execution)
+                moved = lifecycle.filled(order, told)
+                order = replace(moved, perm_id=order.perm_id or execution.perm_id)
+            facts = execution_record(execution) | {
+                "stem": execution.stem,
+                "revision": execution.revision,
+                "attempt": order.attempt if order else None,
+            }
+            record = order and order_record(order, told, lifecycle.is_live(order, told))
+            self._write("execution", {"execution": facts, "order": record})
+            if order is not None:
+                self._keep_live(order, told)
+            if not found and execution.account in self._ledgers:
+                self._ledgers[execution.account].execute(execution)
+            return not found
 
     def charged(self, commission: Commission) -> bool:
         """Keep a fee; False when it is known. It may come before its execution."""
-        raise NotImplementedError
+        with self.transaction():
+            if self._rows("SELECT 1 FROM commissions WHERE exec_id = ?", commission.exec_id):
+                return False
+            self._write("commission", commission_record(commission))
+            for ledger in self._ledgers.values():
+                ledger.charge(commission)
+            return True
 
     def note(self, kind: str, facts: Mapping[str, Any]) -> int:
         """Keep something worth knowing later; returns its number.
@@ -284,22 +264,228 @@ class Journal(JournalReader):
         facts : mapping
             What JSON has, and Decimal, moments and enumerations, which become text.
         """
-        raise NotImplementedError
+        if kind in STEPS and kind != "note":
+            raise ValueError(f"a note cannot be of kind {kind!r}")
+        with self.transaction():
+            return self._write(kind, dict(facts), step="note")
 
     def raise_order_id_mark(self, number: int) -> None:
         """At least `number` from now on."""
-        raise NotImplementedError
+        with self.transaction():
+            if number > self.order_id_mark:
+                self._write("mark", {"number": number})
 
     def set_baseline(
         self, account: str, positions: Sequence[Position], cash: Money, why: str
     ) -> None:
-        """Count from these positions on; executions known by now are covered by them."""
-        raise NotImplementedError
+        """Count from these positions on.
+
+        Parameters
+        ----------
+        account : str
+        positions : sequence of Position
+            Of the account; others are refused.
+        cash : Decimal
+            USD.
+        why : str
+
+        Notes
+        -----
+        Executions known by now are covered by the positions: give what a snapshot says of
+        executions to :meth:`executed` first.
+        """
+        if any(position.account != account for position in positions):
+            raise ValueError(f"positions of another account than {account}")
+        with self.transaction():
+            facts = {
+                "account": account,
+                "positions": [position_record(position) for position in positions],
+                "cash": number(cash),
+                "why": why,
+            }
+            self._write("baseline", facts)
+            self._ledgers.pop(account, None)
 
     def set_value(self, name: str, value: Any) -> None:
         """Keep a small JSON value under a name; the same value again writes nothing."""
-        raise NotImplementedError
+        with self.transaction():
+            facts = loads(dumps({"name": name, "value": value}))
+            found = self._rows('SELECT 1 FROM "values" WHERE name = ?', name)
+            if not found or self.value(name) != facts["value"]:
+                self._write("value", facts)
 
     def take_over(self, holder: str) -> int:
         """Raise the token and hold it; whoever held one before can write no more."""
-        raise NotImplementedError
+        with self.transaction():
+            token = self.token + 1
+            self._write("token", {"token": token, "holder": holder})
+            return token
+
+    def _write(self, kind: str, facts: Json, step: str = "") -> int:
+        time, text = moment(self._clock.now()), dumps(facts)
+        following = self._last + 1
+        digest = tables.digest(self._hash, following, time, kind, text)
+        try:
+            with tables.halting(self.path):
+                row = (following, time, kind, text, digest)
+                self._db.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?)", row)
+                tables.apply(self._db, following, time, kind, facts)
+        except BaseException as e:
+            self._broken = e
+            raise
+        self._last, self._hash = following, digest
+        self._done.append(step or kind)
+        return following
+
+    def _open(self) -> None:
+        with tables.halting(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            there = _newest(self._db)
+        self._broken, self._done = None, []
+        self._before = self._last, self._hash
+        if there != self._before:
+            self._db.execute("ROLLBACK")
+            raise HaltError(
+                f"{self.path}: another process wrote this journal (token {self.token})",
+                "stop this trader: another one took its place",
+            )
+
+    def _end(self) -> None:
+        if self._broken is not None:
+            self._undo()
+            raise HaltError(
+                f"{self.path}: a write failed ({self._broken}); nothing of it was kept"
+            ) from self._broken
+        try:
+            for name in self._done:
+                self._steps(f"writing {name}")
+            with tables.halting(self.path):
+                self._db.execute("COMMIT")
+        except BaseException:
+            self._undo()
+            raise
+        for name in self._done:
+            self._steps(name)
+
+    def _undo(self) -> None:
+        self._last, self._hash = self._before
+        with tables.halting(self.path):
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        self._load()
+
+    def _load(self) -> None:
+        self._ledgers.clear()
+        self._live = {_place(order): order for order in super().orders(live_only=True)}
+
+    def _check_last(self) -> None:
+        rows = self._rows("SELECT * FROM events ORDER BY number DESC LIMIT 2")
+        if not rows:
+            return
+        before = rows[1]["hash"] if len(rows) > 1 else tables.GENESIS
+        last = rows[0]
+        if tables.digest(before, *tuple(last)[:4]) != last["hash"]:
+            raise HaltError(
+                f"{self.path}: the journal is damaged (event {last['number']} was altered)",
+                "see 'dpa journal verify'; restore the newest good copy",
+            )
+
+    def _check_new(self, orders: Sequence[Order]) -> None:
+        taken = {(o.intent.account, o.intent.symbol): o for o in self._live.values()}
+        for order in orders:
+            where = order.intent.account, order.intent.symbol
+            if where in taken:
+                raise HaltError(
+                    f"{order.ref}: {where[1]} has a live order already, {taken[where].ref}"
+                )
+            if order.state is not OrderState.PLANNED:
+                raise HaltError(f"{order.ref}: a new order that is {order.state}, not planned")
+            if self._rows("SELECT 1 FROM orders WHERE order_id = ?", order.order_id):
+                raise HaltError(f"{order.ref}: order number {order.order_id} was used before")
+            taken[where] = order
+
+    def _change(self, orders: Sequence[Order], why: str, revived: bool) -> None:
+        with self.transaction():
+            changed = []
+            for order in orders:
+                before = self._attempt(order)
+                self._check_move(before, order, revived)
+                after = replace(
+                    order,
+                    perm_id=order.perm_id or before.perm_id,
+                    reported=max(order.reported, before.reported),
+                )
+                told = self._told(after)
+                record = order_record(after, told, lifecycle.is_live(after, told))
+                if record != order_record(before, told, lifecycle.is_live(before, told)):
+                    changed.append(record)
+                    self._keep_live(after, told)
+            if changed:
+                self._write("order", {"orders": changed, "why": why, "revived": revived})
+
+    def _check_move(self, before: Order, after: Order, revived: bool) -> None:
+        if after.order_id != before.order_id:
+            raise HaltError(f"{after.ref}: its number {before.order_id} cannot change")
+        if revived:
+            allowed = before.state.is_final and not after.state.is_final
+        else:
+            allowed = lifecycle.can_become(before.state, after.state)
+        if not allowed:
+            raise HaltError(f"{after.ref}: an order that is {before.state} becomes {after.state}")
+
+    def _attempt(self, order: Order) -> Order:
+        live = self._live.get(_place(order))
+        if live is not None:
+            return live
+        for found in self.attempts(order.ref):
+            if found.attempt == order.attempt:
+                return found
+        raise HaltError(f"{order.ref}: attempt {order.attempt} is not in the journal")
+
+    def _keep_live(self, order: Order, told: Decimal) -> None:
+        if lifecycle.is_live(order, told):
+            self._live[_place(order)] = order
+        else:
+            self._live.pop(_place(order), None)
+
+    def _has(self, ref: str) -> bool:
+        return bool(self._rows("SELECT 1 FROM intents WHERE id = ?", ref))
+
+    def _order_of(self, execution: Execution) -> Order | None:
+        attempts = self.attempts(execution.ref) if execution.ref else ()
+        for found in attempts:
+            if execution.order_id and found.order_id == execution.order_id:
+                return found
+        for found in attempts:
+            if execution.perm_id and found.perm_id == execution.perm_id:
+                return found
+        return attempts[-1] if attempts else None
+
+    def _told_with(self, order: Order, execution: Execution) -> Decimal:
+        known = self._executions("WHERE ref = ? AND attempt = ?", order.ref, order.attempt)
+        return told_shares((*known, execution))
+
+    def _note_difference(self, kept: Execution, said: Execution) -> None:
+        if _numbers(said) != _numbers(kept):
+            self.note(
+                "execution differs",
+                {"kept": execution_record(kept), "said": execution_record(said)},
+            )
+
+
+def _newest(db: sqlite3.Connection) -> tuple[int, bytes]:
+    row = db.execute("SELECT number, hash FROM events ORDER BY number DESC LIMIT 1").fetchone()
+    return (row["number"], row["hash"]) if row else (0, tables.GENESIS)
+
+
+def _place(order: Order) -> tuple[str, int]:
+    return order.ref, order.attempt
+
+
+def _numbers(execution: Execution) -> tuple[object, ...]:
+    said = execution
+    return said.account, said.symbol, said.side, said.shares, said.price
+
+
+def _no_step(name: str) -> None:
+    pass

@@ -4,21 +4,12 @@ Anyone may make it more severe at any time, from any process; only a named perso
 severe, and only what that person saw. What cannot be read is HALTED.
 """
 
-import fcntl
-import hashlib
-import json
-import os
-import secrets
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import IntEnum
 from pathlib import Path
 
 from dpa.clock import Clock
-from dpa.errors import HaltError, TransientError, UserError
 
 LOCK_SECONDS = 1.0
 
