@@ -4,14 +4,27 @@ Anyone may make it more severe at any time, from any process; only a named perso
 severe, and only what that person saw. What cannot be read is HALTED.
 """
 
-from dataclasses import dataclass
-from datetime import datetime
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from enum import IntEnum
 from pathlib import Path
 
 from dpa.clock import Clock
+from dpa.errors import HaltError, TransientError, UserError
 
-LOCK_SECONDS = 1.0
+LOCK_TRIES, LOCK_PAUSE_SECONDS = 100, 0.01
+_MOST_BYTES = 65536
+_MARK_DIGITS = 12
 
 
 class Level(IntEnum):
@@ -45,6 +58,10 @@ class SwitchState:
     mark: str = ""
 
 
+_NEVER_SET = SwitchState(Level.RUNNING, mark="never set")
+_LOST = SwitchState(Level.HALTED, "dpa", "the file of the switch is gone", mark="gone")
+
+
 class Switch:
     """The file.
 
@@ -52,17 +69,29 @@ class Switch:
     ----------
     path : Path
         Made when it is first set, mode 0600, with a ``.made`` file beside it that tells a file
-        never made (RUNNING) from one that was lost (HALTED).
+        never made (RUNNING) from one that was lost (HALTED), and a ``.lock`` for those who write.
     clock : Clock
     """
 
     def __init__(self, path: Path, clock: Clock) -> None:
-        raise NotImplementedError
+        self.path = path
+        self._clock = clock
+        self._made = path.with_name(path.name + ".made")
+        self._known: tuple[int, int, int, int] | None = None  # of the file, when it was read last
+        self._cached = self._state = _NEVER_SET
+        self._read = False
+        self._here: SwitchState | None = None  # a halt that could not be written
+        self._mutex = threading.Lock()
 
     def read(self) -> SwitchState:
-        """What it says now; never raises. One ``stat`` where nothing changed: cheap enough to
-        ask before every send."""
-        raise NotImplementedError
+        """What it says now; never raises.
+
+        One ``stat`` where nothing changed: cheap enough to ask before every send.
+        """
+        with self._mutex:
+            state = self._here or self._look()
+            self._state, self._read = state, True
+            return state
 
     @property
     def level(self) -> Level:
@@ -70,22 +99,31 @@ class Switch:
         return self.read().level
 
     def pause(self, by: str, why: str) -> SwitchState:
-        """At least PAUSED; returns what holds now."""
-        raise NotImplementedError
+        """At least PAUSED; returns what holds now.
+
+        Raises
+        ------
+        TransientError
+            Another process holds the switch for longer than a second.
+        HaltError
+            The file cannot be written; trading is halted then, as in :meth:`halt`.
+        """
+        return self._raise_to(Level.PAUSED, by, why)
 
     def flatten(self, by: str, why: str) -> SwitchState:
-        """At least FLATTENING."""
-        raise NotImplementedError
+        """At least FLATTENING; returns what holds now and raises as :meth:`pause`."""
+        return self._raise_to(Level.FLATTENING, by, why)
 
     def halt(self, by: str, why: str) -> SwitchState:
-        """HALTED. Where the file cannot be written it is removed, which halts as well.
+        """HALTED; the first halt keeps its reason. It waits for nobody for longer than a second.
 
         Raises
         ------
         HaltError
-            Neither was possible: this object is halted all the same, other processes are not.
+            The file could not be written. It was removed, which halts everybody; or, where even
+            that was not possible, only this object is halted: the words say which.
         """
-        raise NotImplementedError
+        return self._raise_to(Level.HALTED, by, why)
 
     def resume(self, by: str, why: str, seen: SwitchState | str | None = None) -> SwitchState:
         """RUNNING again, by a named person.
@@ -101,6 +139,164 @@ class Switch:
         Raises
         ------
         UserError
-            Nobody is named, or the switch changed since it was seen.
+            Nobody is named, nothing was looked at, or the switch changed since it was seen.
+        TransientError
+            Another process holds the switch.
         """
-        raise NotImplementedError
+        if not by.strip() or not why.strip():
+            raise UserError("a resume without a name or a reason", "say who resumes, and why")
+        mark = seen.mark if isinstance(seen, SwitchState) else seen
+        if mark is None:
+            if not self._read:
+                raise UserError("a resume of something nobody looked at", "read the switch first")
+            mark = self._state.mark
+        try:
+            with self._locked():
+                if not self._write(self._new(Level.RUNNING, by, why), mark):
+                    now = self._fresh()
+                    raise UserError(
+                        f"the switch is {now.level.name} by now ({now.by}: {now.why})",
+                        "look again, and resume what you see",
+                    )
+        except OSError as e:
+            raise HaltError(
+                f"{self.path}: cannot be written ({e.strerror}); it stays {self.level.name}",
+                "mend the disk, then resume",
+            ) from e
+        self._here = None
+        return self.read()
+
+    def _raise_to(self, level: Level, by: str, why: str) -> SwitchState:
+        try:
+            with self._locked(must=level is not Level.HALTED):
+                now = self._fresh()
+                while now.level < level and not self._write(self._new(level, by, why), now.mark):
+                    now = self._fresh()
+        except OSError as e:
+            self._fail(self._new(Level.HALTED, by, why), e)
+        return self.read()
+
+    def _fail(self, halted: SwitchState, error: OSError) -> None:
+        self._here = replace(halted, mark="not written")
+        try:
+            self._made.touch(mode=0o600)
+            self.path.unlink(missing_ok=True)
+        except OSError:
+            pass
+        if self._look().level is Level.HALTED:
+            raise HaltError(
+                f"{self.path}: cannot be written ({error.strerror}); halted all the same",
+                "mend the disk, then resume",
+            ) from error
+        raise HaltError(
+            f"{self.path}: cannot be written ({error.strerror}); only this process is halted",
+            "stop the trader's process, and cancel its orders at the broker",
+        ) from error
+
+    def _fresh(self) -> SwitchState:
+        with self._mutex:
+            self._known = None
+            return self._here or self._look()
+
+    def _look(self) -> SwitchState:
+        """The state of the file; read again only where the file is another one."""
+        try:
+            there = os.stat(self.path)
+        except FileNotFoundError:
+            self._known = None
+            return self._missing()
+        except OSError as e:
+            return _unreadable(f"the switch cannot be looked at: {e.strerror}", b"")
+        known = (there.st_ino, there.st_size, there.st_mtime_ns, there.st_ctime_ns)
+        if known != self._known:
+            self._cached = self._content()
+            self._known = known
+        return self._cached
+
+    def _missing(self) -> SwitchState:
+        try:
+            os.stat(self._made)
+        except FileNotFoundError:
+            return _LOST if self._read and self._state.since is not None else _NEVER_SET
+        except OSError as e:
+            return _unreadable(f"the switch cannot be looked at: {e.strerror}", b"")
+        return _LOST
+
+    def _content(self) -> SwitchState:
+        try:
+            with self.path.open("rb") as stream:
+                text = stream.read(_MOST_BYTES)
+        except OSError as e:
+            return _unreadable(f"the switch cannot be read: {e.strerror}", b"")
+        try:
+            said = json.loads(text)
+            since = datetime.fromisoformat(said["since"])
+            state = SwitchState(Level[said["level"]], str(said["by"]), str(said["why"]), since)
+        except (ValueError, KeyError, TypeError):
+            return _unreadable("the file of the switch is damaged", text)
+        return replace(state, mark=_mark(text))
+
+    def _new(self, level: Level, by: str, why: str) -> SwitchState:
+        return SwitchState(level, by, why, self._clock.now().astimezone(UTC))
+
+    def _write(self, state: SwitchState, over: str) -> bool:
+        """Put `state` in the place of the content marked `over`; False: it is another one."""
+        words = {
+            "level": state.level.name,
+            "by": state.by,
+            "why": state.why,
+            "since": state.since.isoformat() if state.since else "",
+            "once": secrets.token_hex(8),  # so that no two contents have the same mark
+        }
+        handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                json.dump(words, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            if self._fresh().mark != over:  # a halt does not wait for locks for ever
+                return False
+            self._made.touch(mode=0o600)
+            os.replace(temporary, self.path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        return True
+
+    @contextmanager
+    def _locked(self, must: bool = True) -> Iterator[None]:
+        """One writer at a time; `must` not: after a second, write all the same."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = self.path.with_name(self.path.name + ".lock")
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if not _lock(handle) and must:
+                raise TransientError(
+                    f"{self.path}: another process holds the switch", "try again in a moment"
+                )
+            yield
+        finally:
+            os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOCK_PAUSE_SECONDS)
+        else:
+            return True
+    return False
+
+
+def _unreadable(why: str, text: bytes) -> SwitchState:
+    return SwitchState(Level.HALTED, "dpa", why, mark=f"damaged {_mark(text)}")
+
+
+def _mark(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()[:_MARK_DIGITS]
