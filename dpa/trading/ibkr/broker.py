@@ -26,6 +26,7 @@ from dpa.trading.ibkr.outages import expected_outage
 from dpa.trading.ibkr.pace import Sleep, Urgency
 from dpa.trading.ibkr.safety import choose_account
 from dpa.trading.ibkr.snapshot import OrderKey, order_key
+from dpa.trading.ibkr.unexplained import Unexplained
 from dpa.trading.ibkr.words import (
     LOCATE,
     Known,
@@ -38,6 +39,7 @@ from dpa.trading.ibkr.words import (
 from dpa.trading.types import Commission, Instrument, Order
 
 _FIRST_RETRY_SECONDS = 0.5
+_EXPLAIN_SECONDS = 1.0  # after a position moved, for its fill to come
 _MOST_REMEMBERED = 20_000  # orders and fees; the oldest are forgotten
 _log = logging.getLogger(__name__)
 
@@ -88,6 +90,8 @@ class IbkrBroker(Listener):
         self._keeper: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._asking = asyncio.Lock()
+        self._unexplained = Unexplained()
+        self._explain: asyncio.Task[None] | None = None
         self.client.listen(self)
 
     # what it is
@@ -150,10 +154,11 @@ class IbkrBroker(Listener):
 
     async def close(self) -> None:
         """Close the connection; working orders stay at TWS."""
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.cancel()
-            await asyncio.gather(keeper, return_exceptions=True)
+        tasks = [task for task in (self._keeper, self._explain) if task is not None]
+        self._keeper = self._explain = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         self.client.close()
 
     async def _keep(self) -> None:
@@ -210,6 +215,9 @@ class IbkrBroker(Listener):
             taken = await snapshot.take(
                 self.client, self._clock, self.account, self.contracts.symbol, self._fees
             )
+        for fill in taken.executions:
+            self._unexplained.filled(fill)
+        self._unexplained.settled(complete="positions" not in taken.missing)
         for said in taken.open_orders:
             self._remember(said.order_id, said.client_id, said.perm_id).ref = said.ref
         return taken
@@ -411,7 +419,32 @@ class IbkrBroker(Listener):
 
     def execution(self, contract: Any, execution: Any) -> None:
         """A fill, of whomever."""
-        self._tell(read_execution(self.contracts.symbol(contract), execution))
+        fill = read_execution(self.contracts.symbol(contract), execution)
+        self._unexplained.filled(fill)
+        self._tell(fill)
+
+    def position(self, account: str, contract: Any, shares: float, average_cost: float) -> None:
+        """Shares held; where no fill explains them, fills are asked for a moment later."""
+        self._unexplained.position(account, self.contracts.symbol(contract), shares)
+        if self._unexplained.any and (self._explain is None or self._explain.done()):
+            self._explain = asyncio.get_running_loop().create_task(self._ask_fills())
+
+    async def _ask_fills(self) -> None:
+        await self._sleep(_EXPLAIN_SECONDS)
+        library = self.client.library
+        if library is None or self._asking.locked() or not self._unexplained.any:
+            return
+        number, everything = self.client.new_id(), library.execution_filter()
+        try:
+            told = await self.client.ask(number, "reqExecutions", everything)
+        except (TransientError, RequestFailed) as e:
+            _log.warning("a position moved without a fill, and asking for fills failed: %s", e)
+            return
+        for contract, execution in told:
+            fill = read_execution(self.contracts.symbol(contract), execution)
+            if self._unexplained.filled(fill):
+                self._tell(fill)
+        self._unexplained.settled(complete=False)
 
     def commission(self, report: Any) -> None:
         """A fee."""

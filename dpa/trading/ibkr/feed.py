@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -29,6 +29,7 @@ _BARS = {
     "realtime": ("reqRealTimeBars", "cancelRealTimeBars"),
     "history": ("reqHistoricalData", "cancelHistoricalData"),
 }
+_LINED = (_QUOTES[0], _BARS["realtime"][0])  # what takes a line
 _LIVE, _DELAYED = 1, 3
 _GENERIC_TICKS = "236"  # what can be borrowed
 _log = logging.getLogger(__name__)
@@ -73,7 +74,8 @@ class IbkrFeed(Listener):
         self._interval, self._calendar = interval, calendar
         self._wait_seconds = wait_seconds
         self._clock = clock
-        self._lines = Lines(settings.market_data_lines)
+        each = 2 if settings.bar_source == "realtime" else 1
+        self._lines = Lines(settings.market_data_lines, each)
         self._bar_pace = Pace(settings.history_requests, clock, sleep, _PERIOD_SECONDS)
         self._symbols: tuple[str, ...] = ()
         self._held: frozenset[str] = frozenset()
@@ -85,7 +87,11 @@ class IbkrFeed(Listener):
         self._builder: BarBuilder | None = None
         self._newest: datetime | None = None
         self._quiet_since: datetime | None = None
-        self._work: asyncio.Task[None] | None = None
+        self._quote_work: asyncio.Task[None] | None = None
+        self._bar_work: asyncio.Task[None] | None = None
+        self._stale = False  # what is subscribed may not be what should be
+        self._kind_told = False
+        self._dropped: list[tuple[str, int]] = []  # (method, number) still to be cancelled
         self.refusals: dict[str, str] = {}
         client.listen(self)
 
@@ -109,30 +115,29 @@ class IbkrFeed(Listener):
     async def start(self, symbols: Sequence[str], held: Collection[str] = ()) -> None:
         """Follow symbols; those that are held come first where lines are few."""
         self._symbols, self._held = tuple(sorted(set(symbols))), frozenset(held)
-        now = self._clock.now()
         self._builder = BarBuilder(
-            self._symbols, self._interval, self._calendar, self._wait_seconds, now
+            self._symbols, self._interval, self._calendar, self._wait_seconds, self._clock.now()
         )
         await self._contracts.learn([s for s in self._symbols if self._contracts.get(s) is None])
         self._unknown = {s for s in self._symbols if self._contracts.get(s) is None}
-        await self._subscribe_all()
+        await self._mend()
 
     async def stop(self) -> None:
         """Follow nothing."""
         self._symbols = ()
-        if self._work is not None:
-            self._work.cancel()
-            await asyncio.gather(self._work, return_exceptions=True)
+        tasks = [task for task in (self._quote_work, self._bar_work) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for symbol in list(self._quotes):
+            self._drop(symbol)
         if self._client.ready:
-            for (method, _), number in list(self._numbers.items()):
-                await self._client.unsubscribe(number, _CANCELS[method])
-        self._forget_streams()
+            await self._cancel_dropped()
 
     async def hold(self, held: Collection[str]) -> None:
         """Positions have changed: they get lines, at the cost of others."""
         self._held = frozenset(held)
-        if any(s in self._held for s in self.unfollowed):
-            await self._share_out()
+        await self._mend()
 
     def due(self, now: datetime) -> tuple[FeedBar, ...]:
         """Bars not given before that are whole, or overdue, at `now`; each once, in order."""
@@ -152,79 +157,118 @@ class IbkrFeed(Listener):
         found = ((symbol, stream.quote) for symbol, stream in self._quotes.items())
         return {symbol: quote for symbol, quote in found if quote is not None}
 
-    # subscriptions
+    # subscriptions: state changes at once, messages follow in their own time
 
-    async def _subscribe_all(self) -> None:
-        self._forget_streams()
-        kind = _DELAYED if self._settings.delayed_data else _LIVE
-        await self._client.send(Urgency.DATA, "reqMarketDataType", kind)
-        await self._share_out()
+    def _mend(self) -> asyncio.Task[None]:
+        """Begin to make what is subscribed what should be."""
+        self._stale = True
+        if self._quote_work is None or self._quote_work.done():
+            self._quote_work = asyncio.get_running_loop().create_task(self._settle_quotes())
+        return self._quote_work
 
-    def _forget_streams(self) -> None:
-        for number in self._numbers.values():
-            self._client.callbacks.streams.pop(number, None)
-        self._numbers, self._quotes, self._pieces = {}, {}, {}
-        self._retry_at = {}
-        self._quiet_since = None
+    async def _settle_quotes(self) -> None:
+        try:
+            while self._stale:
+                self._stale = False
+                await self._settle_quotes_once()
+        except (TransientError, DataError) as e:
+            _log.warning("quotes: %s", e)  # a new connection subscribes anew
+            return
+        if self._bar_work is None or self._bar_work.done():
+            self._bar_work = asyncio.get_running_loop().create_task(self._settle_bars())
 
-    async def _share_out(self) -> None:
-        """Lines to those who should have them; bars follow, as fast as TWS allows."""
-        wanted = [s for s in self._symbols if s not in self._unknown]
-        chosen = self._lines.choose(wanted, self._held)
+    async def _settle_quotes_once(self) -> None:
+        chosen = self._chosen()
         for symbol in [s for s in self._quotes if s not in chosen]:
-            await self._drop(symbol)
+            self._drop(symbol)
+        await self._cancel_dropped()
+        if not self._kind_told:
+            self._kind_told = True
+            kind = _DELAYED if self._settings.delayed_data else _LIVE
+            await self._client.send(Urgency.DATA, "reqMarketDataType", kind)
+        self._quiet_since = self._clock.now()
         for symbol in chosen:
             if symbol not in self._quotes:
                 await self._follow(symbol)
-        self._quiet_since = self._clock.now()
-        self._begin(self._follow_bars())
+            if self._stale:
+                return
+
+    def _chosen(self) -> tuple[str, ...]:
+        wanted = [s for s in self._symbols if s not in self._unknown]
+        return self._lines.choose(wanted, self._held)
 
     async def _follow(self, symbol: str) -> None:
         stream = QuoteStream(symbol, self._clock, self._quote_refused)
-        self._quotes[symbol] = stream
         contract = self._contracts.contract(symbol)
-        number = await self._client.subscribe(
-            stream, _QUOTES[0], contract, _GENERIC_TICKS, False, False, []
+        self._quotes[symbol] = stream
+        await self._subscribe(
+            *(self._quotes, symbol, stream, _QUOTES[0]), contract, _GENERIC_TICKS, False, False, []
         )
-        self._numbers[_QUOTES[0], symbol] = number
 
-    async def _follow_bars(self) -> None:
+    async def _settle_bars(self) -> None:
+        """Bars for all that have quotes, those that are held first, as fast as TWS allows."""
+        try:
+            while (symbol := self._without_bars()) is not None:
+                await self._bar_pace.turn(Urgency.DATA)
+                if symbol == self._without_bars():
+                    await self._follow_bars(symbol)
+        except (TransientError, DataError) as e:
+            _log.warning("bars: %s", e)
+
+    def _without_bars(self) -> str | None:
+        lacking = (
+            s
+            for s in self._chosen()
+            if s in self._quotes and s not in self._pieces and s not in self._retry_at
+        )
+        return next(lacking, None)
+
+    async def _follow_bars(self, symbol: str) -> None:
         source = self._settings.bar_source
-        method = _BARS[source][0]
-        for symbol in self._lines.choose(list(self._quotes), self._held):
-            if symbol in self._pieces:
-                continue
-            await self._bar_pace.turn(Urgency.DATA)
-            if symbol not in self._quotes:
-                continue
-            stream = PieceStream(symbol, source == "history", self._take, self._bars_refused)
-            contract = self._contracts.contract(symbol)
-            request: tuple[Any, ...] = (contract, 5, "TRADES", True, [])
-            if source == "history":
-                request = (contract, "", "60 S", "5 secs", "TRADES", True, 2, True, [])
-            self._pieces[symbol] = stream
-            self._numbers[method, symbol] = await self._client.subscribe(stream, method, *request)
+        stream = PieceStream(symbol, source == "history", self._take, self._bars_refused)
+        contract = self._contracts.contract(symbol)
+        request: tuple[Any, ...] = (contract, 5, "TRADES", True, [])
+        if source == "history":
+            request = (contract, "", "60 S", "5 secs", "TRADES", True, 2, True, [])
+        self._pieces[symbol] = stream
+        await self._subscribe(self._pieces, symbol, stream, _BARS[source][0], *request)
 
-    async def _drop(self, symbol: str) -> None:
+    async def _subscribe(
+        self, kept: dict[str, Any], symbol: str, stream: Any, method: str, *request: Any
+    ) -> None:
+        """Begin a stream that is in `kept`; end it where it was dropped meanwhile."""
+        try:
+            number = await self._client.subscribe(stream, method, *request)
+        except TransientError:
+            if kept.get(symbol) is stream:
+                del kept[symbol]
+            raise
+        if kept.get(symbol) is stream:
+            self._numbers[method, symbol] = number
+        else:
+            self._dropped.append((method, number))
+
+    def _drop(self, symbol: str) -> None:
+        """Follow a symbol no more."""
         self._quotes.pop(symbol, None)
         self._pieces.pop(symbol, None)
-        for method, cancel in _CANCELS.items():
+        for method in _CANCELS:
             number = self._numbers.pop((method, symbol), None)
             if number is not None:
-                await self._client.unsubscribe(number, cancel)
+                self._dropped.append((method, number))
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something beside; what was being done is given up."""
-        if self._work is not None:
-            self._work.cancel()
+    async def _cancel_dropped(self) -> None:
+        while self._dropped:
+            method, number = self._dropped.pop()
+            await self._client.unsubscribe(number, _CANCELS[method])
 
-        async def guarded() -> None:
-            try:
-                await work
-            except (TransientError, DataError) as e:
-                _log.warning("quotes and bars: %s", e)  # a new connection subscribes anew
-
-        self._work = asyncio.get_running_loop().create_task(guarded())
+    def _forget_streams(self) -> None:
+        """TWS has forgotten them, too."""
+        for number in self._numbers.values():
+            self._client.callbacks.streams.pop(number, None)
+        self._numbers, self._quotes, self._pieces = {}, {}, {}
+        self._dropped, self._retry_at = [], {}
+        self._kind_told = False
 
     def _take(self, piece: Piece) -> None:
         self._newest = self._clock.now()
@@ -253,6 +297,9 @@ class IbkrFeed(Listener):
         """Pacing, or a query that TWS has lost: tried again after a while."""
         if codes.is_remark(code):
             return
+        if code == codes.LINE_LIMIT:
+            self._out_of_lines(symbol)
+            return
         self._pieces.pop(symbol, None)
         number = self._numbers.pop((_BARS[self._settings.bar_source][0], symbol), None)
         self._client.callbacks.streams.pop(number or 0, None)
@@ -264,55 +311,46 @@ class IbkrFeed(Listener):
         _log.warning("%s: TWS %d: %s", symbol, code, message)
 
     def _give_up(self, symbol: str, code: int, message: str) -> None:
-        self._refuse(symbol, code, message)
-        self._retry_at.pop(symbol, None)
+        self.refusals[symbol] = f"{code}: {message}"
         self._unknown.add(symbol)
-        self._begin(self._drop(symbol))
+        self._drop(symbol)
+        self._mend()
 
     def _out_of_lines(self, symbol: str) -> None:
-        """No line for this symbol: there are only as many as were asked for before it."""
-        number = self._numbers.pop((_QUOTES[0], symbol), 0)
-        self._client.callbacks.streams.pop(number, None)
-        self._quotes.pop(symbol, None)
-        self._pieces.pop(symbol, None)
-        in_use = sum(k[0] == _QUOTES[0] and other < number for k, other in self._numbers.items())
+        """No line for this symbol: there are only as many as are in use without it."""
         before = self._lines.most
+        in_use = sum(method in _LINED and other != symbol for method, other in self._numbers)
         self._lines.refused(in_use)
+        self.refusals[symbol] = f"{codes.LINE_LIMIT}: no line left"
         _log.warning("%s: no line left; %d of %d can be used", symbol, self._lines.most, before)
-        if symbol in self._held:
-            self._begin(self._share_out())
+        self._drop(symbol)
+        self._mend()
 
     def _tend(self, now: datetime) -> None:
         """Mend what went silent, or was refused a while ago."""
-        if not self._client.ready or (self._work is not None and not self._work.done()):
+        if not self._client.ready or not self._symbols:
             return
         newest = max(filter(None, (self.newest_tick_at, self._quiet_since)), default=None)
         if self._quotes and newest is not None and now - newest > SILENCE:
             if self._in_session(now):
                 _log.warning("no tick since %s: everything is subscribed anew", newest)
-                self._begin(self._again())
+                self._quiet_since = now
+                self._again(list(self._quotes))
             return
         overdue = [symbol for symbol, moment in self._retry_at.items() if now >= moment]
         if overdue:
-            self._begin(self._retry(overdue))
+            self._again(overdue)
+
+    def _again(self, symbols: Sequence[str]) -> None:
+        for symbol in symbols:
+            self._retry_at.pop(symbol, None)
+            self._drop(symbol)
+        self._mend()
 
     def _in_session(self, now: datetime) -> bool:
         instruments = (self._contracts.get(symbol) for symbol in self._quotes)
         hours = (span for i in instruments if i is not None for span in i.liquid_hours)
         return any(opens <= now < closes for opens, closes in hours)
-
-    async def _again(self) -> None:
-        for (method, _), number in list(self._numbers.items()):
-            await self._client.unsubscribe(number, _CANCELS[method])
-        await self._subscribe_all()
-
-    async def _retry(self, symbols: Sequence[str]) -> None:
-        for symbol in symbols:
-            self._retry_at.pop(symbol, None)
-            stream = self._quotes.get(symbol)
-            if stream is not None and (stream.suspended or stream.newest_at is None):
-                await self._drop(symbol)
-        await self._share_out()
 
     def link_lost(self, why: str) -> None:
         """Nothing that came before may be traded on."""
@@ -324,7 +362,8 @@ class IbkrFeed(Listener):
         if not self._symbols:
             return
         if data_lost:
-            self._begin(self._subscribe_all())
+            self._forget_streams()
+            self._mend()
         else:
             self._quiet_since = self._clock.now()
 

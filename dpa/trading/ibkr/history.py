@@ -86,7 +86,7 @@ def _span(interval: Interval, day: date) -> tuple[date, date]:
 def duration(piece: HistoryPiece) -> str:
     """How far back from its end a piece reaches, as TWS writes it."""
     days = (piece.last - piece.first).days + 1
-    return {1: "1 D", 7: "1 W"}.get(days, "1 Y" if days > 31 else "1 M")
+    return "1 Y" if days > 31 else f"{days} D"
 
 
 @dataclass
