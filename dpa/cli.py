@@ -76,6 +76,7 @@ def build_parser() -> OneLineParser:
     _add_config(commands)
     _add_simulate(commands)
     _add_serve(commands)
+    _add_trading(commands)
     return parser
 
 
@@ -114,6 +115,12 @@ def _add_serve(commands: Any) -> None:
     from dpa.serve_commands import add_serve_commands
 
     add_serve_commands(commands, add_command, STORAGE)
+
+
+def _add_trading(commands: Any) -> None:
+    from dpa.trading_commands import add_trading_commands
+
+    add_trading_commands(commands, add_command, STORAGE)
 
 
 def _add_horizons(commands: Any) -> None:

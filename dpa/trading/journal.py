@@ -51,6 +51,9 @@ STEPS = (
 )
 """Names given to `steps` after each durable write; ``writing NAME`` comes just before it."""
 
+FILE_NAME = "journal.sqlite"
+"""Of a journal in a folder of its account, below ``trading`` in the storage."""
+
 _ZERO = Decimal(0)
 
 

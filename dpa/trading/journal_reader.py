@@ -131,14 +131,14 @@ class JournalReader:
 
     def ledger(self, account: str) -> Ledger:
         """The books of an account. The writer keeps its own up to date: never change it."""
-        with self._lock, self._snapshot(), tables.halting(self.path):
+        with self._lock, self.snapshot(), tables.halting(self.path):
             since, baseline = read_baseline(self._db, account)
             told = self._executions("WHERE account = ? AND event > ?", account, since)
             return Ledger(account, baseline, told, self.commissions())
 
     def baseline(self, account: str) -> Baseline | None:
         """What counting began with; None before :meth:`Journal.set_baseline`."""
-        with self._lock, self._snapshot(), tables.halting(self.path):
+        with self._lock, self.snapshot(), tables.halting(self.path):
             return read_baseline(self._db, account)[1]
 
     @property
@@ -150,6 +150,11 @@ class JournalReader:
     def token(self) -> int:
         """Newest fencing token; 0: no lease was ever taken."""
         return self._number(tables.TOKEN)
+
+    @property
+    def last_event(self) -> int:
+        """Number of the newest event; 0: none."""
+        return int(self._rows("SELECT coalesce(max(number), 0) FROM events")[0][0])
 
     def value(self, name: str) -> Any:
         """A JSON value kept under a name; None where there is none."""
@@ -169,7 +174,7 @@ class JournalReader:
     def verify(self) -> tuple[Finding, ...]:
         """All that is wrong: chain of hashes, tables against events, orders against intents and
         fills, ledger against a rebuilt one. Empty: all is well."""
-        with self._lock, self._snapshot():
+        with self._lock, self.snapshot():
             return tuple(islice(findings(self._db), MOST_FINDINGS))
 
     def close(self) -> None:
@@ -212,8 +217,8 @@ class JournalReader:
         return int(found[0]["number"]) if found else 0
 
     @contextmanager
-    def _snapshot(self) -> Iterator[None]:
-        """All reads within see the same moment."""
+    def snapshot(self) -> Iterator[None]:
+        """All reads within see the same moment, whatever a trader writes meanwhile."""
         if self._db.in_transaction:
             yield
             return
