@@ -68,7 +68,7 @@ test: $(INSTALLED_DEV) ## install, then ruff, mypy, import-linter and pytest
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)" $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 bench: $(INSTALLED_DEV) bench-horizons ## the measured comparisons; DPA_MARKET_DATA=folder of real prices
 	$(BIN)/python tests/benchmarks/bench_truth.py

@@ -7,6 +7,19 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+LONG = ("test_docs.py", "test_grid.py", "test_horizons.py")  # begun first: the rest fills the gaps
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What ``-n 2 --dist loadgroup`` may part: files, but for those that share the one Ray; and
+    pages of the documentation, each of which takes long."""
+    for item in items:
+        if "ray_session" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+        elif item.path.name != "test_docs.py":
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture(scope="session")
