@@ -15,6 +15,10 @@ comma := ,
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 INSTALLED_DEV := $(VENV)/.installed-sample-dev
+# ib_insync and ib_async cannot be in one environment; this one holds what trading needs, no more.
+ASYNC_VENV ?= .venv-ib-async
+ASYNC_PACKAGES := ib_async numpy pandas pyarrow pydantic pyyaml exchange_calendars scipy \
+  pytest pytest-randomly pytest-timeout hypothesis
 
 # The first interpreter that is new enough: the one asked for, else what the machine has.
 define FIND_PYTHON
@@ -30,7 +34,7 @@ if [ -z "$${found:-}" ]; then \
 fi
 endef
 
-.PHONY: help install grid horizons serve test bench bench-horizons bench-serving soak constraints clean
+.PHONY: help install grid horizons serve test test-ib-async bench bench-horizons bench-serving soak constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -63,12 +67,24 @@ horizons: $(INSTALLED) ## install, then train predictors on an invented market o
 serve: $(INSTALLED) ## install, then serve decisions at http://127.0.0.1:8000 (an invented market at first)
 	@$(BIN)/python serve/run.py $(ARGS)
 
-test: $(INSTALLED_DEV) ## install, then ruff, mypy, import-linter and pytest
+test: $(INSTALLED_DEV) $(ASYNC_VENV)/.installed ## install, then ruff, mypy, import-linter and pytest
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory test-ib-async ARGS=
 	OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)" $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+
+$(ASYNC_VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing ib_async into $(ASYNC_VENV)"
+	@$(BIN)/python -m venv $(ASYNC_VENV)
+	@$(ASYNC_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) \
+	  --constraint constraints.txt $(ASYNC_PACKAGES)
+	@touch $@
+
+test-ib-async: $(ASYNC_VENV)/.installed ## what talks to TWS, tested with ib_async instead of ib_insync
+	OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)" $(ASYNC_VENV)/bin/python -m pytest \
+	  tests/simulation/tws/test_protocol.py tests/trading/ibkr $(ARGS)
 
 bench: $(INSTALLED_DEV) bench-horizons ## the measured comparisons; DPA_MARKET_DATA=folder of real prices
 	$(BIN)/python tests/benchmarks/bench_truth.py
@@ -92,12 +108,13 @@ bench-serving: $(INSTALLED_DEV) ## the part of them about decisions (ARGS="--nam
 soak: $(INSTALLED_DEV) ## five minutes of load while every part of the graph is killed
 	$(BIN)/python tests/benchmarks/soak_serving.py $(ARGS)
 
-constraints: $(INSTALLED_DEV) ## write down the versions installed in the virtual environment
+constraints: $(INSTALLED_DEV) $(ASYNC_VENV)/.installed ## write down the versions installed in the virtual environment
 	@{ sed '/^[^#]/,$$d' constraints.txt; \
-	  $(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+[a-z0-9.]+$$//'; } > constraints.new
+	  { $(BIN)/python -m pip freeze --exclude-editable; $(ASYNC_VENV)/bin/python -m pip freeze; } \
+	    | sed -E 's/\+[a-z0-9.]+$$//' | sort -fu; } > constraints.new
 	@mv constraints.new constraints.txt && touch $(VENV)/.installed-*
 
 clean: ## remove the virtual environment and every cache; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf $(VENV) $(ASYNC_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
 	  .import_linter_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +
