@@ -450,23 +450,15 @@ class Dealer:
         return self._asked_at is None or now - self._asked_at >= pause
 
     def _expire(self, now: datetime) -> None:
-        silence = timedelta(seconds=self._settings.trading.unknown_seconds)
         for order in self._live:
-            if now < order.intent.expires_at or order.state.is_final:
-                continue
-            asked = order.state is OrderState.CANCELLING
-            if not asked or now - self._live.silent_since(order) >= silence:
-                self._sender.cancel(order)
-                self._live.heard(order.ref)
+            if now >= order.intent.expires_at and not order.state.is_final:
+                self._sender.cancel_again(order)
 
     def _stop_everything(self, why: str) -> None:
         self._sender.give_up_queue(why)
-        silence = timedelta(seconds=self._settings.trading.unknown_seconds)
-        now = self._clock.now()
         for order in self._live:
-            waiting = now - self._live.silent_since(order) < silence
-            if order.state.may_fill and not (order.state is OrderState.CANCELLING and waiting):
-                self._sender.cancel(order)
+            if order.state.may_fill:
+                self._sender.cancel_again(order)
 
     def _step_limits(self, now: datetime, quotes: Quotes) -> None:
         seconds = self._settings.trading.quote_seconds
@@ -509,8 +501,8 @@ class Dealer:
     def _flatten(self, now: datetime, quotes: Quotes) -> None:
         self._sender.give_up_queue("everything is being closed", keep=_closes)
         for order in self._live:
-            if not _closes(order) and order.state in (OrderState.SENT, OrderState.WORKING):
-                self._sender.cancel(order)
+            if not _closes(order) and order.state.may_fill:
+                self._sender.cancel_again(order)
         held = {symbol: shares for symbol, shares in self.positions.items() if int(shares)}
         if not held and not len(self._live) and not self._told_flat:
             self._told_flat = True

@@ -8,6 +8,7 @@ is read once more.
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 
@@ -105,6 +106,7 @@ class Sender:
         self._switch, self._clock, self._settings = switch, clock, settings
         self._instruments, self._publish, self._halt = instruments, publish, halt
         self._situation, self._ready = situation, ready
+        self._cancelled_at: dict[str, datetime] = {}
         trading = settings.trading
         self.queue: Throttle[Message] = Throttle(
             trading.messages_per_second, trading.queue_seconds, trading.most_working
@@ -135,6 +137,13 @@ class Sender:
         if order.state.may_fill:
             message = Message(Kind.CANCEL, order.ref)
             self.queue.put(order.ref, Priority.CANCEL, message, self._clock.now())
+
+    def cancel_again(self, order: Order) -> None:
+        """Queue a cancel, unless one was sent only now and may still be answered."""
+        silence = timedelta(seconds=self._settings.trading.unknown_seconds)
+        asked = self._cancelled_at.get(order.ref)
+        if asked is None or self._clock.now() - asked >= silence:
+            self.cancel(order)
 
     def give_up_queue(self, why: str, keep: Callable[[Order], bool] | None = None) -> None:
         """Give up all orders that wait, but those to `keep`."""
@@ -204,6 +213,7 @@ class Sender:
             self._live.keep(*[lifecycle.cancelling(order) for order in orders])
         for order in orders:
             self._live.heard(order.ref)
+            self._cancelled_at[order.ref] = self._clock.now()
             try:
                 await self._broker.cancel(order)
             except (TransientError, OutcomeUnknown) as e:  # asked for again, harmlessly
