@@ -49,6 +49,7 @@ from dpa.trading.types import Instrument, Intent, Order, Purpose, Quote, Style
 
 AWAY_BARS = 3  # in a row without a decision, from which it is critical
 LOOK_SECONDS = 1.0  # between looks while anything is being worked on
+BAR_LOOK_SECONDS = 0.02  # between looks for a bar that has closed and is not here yet
 BY = "engine"
 ALL, REDUCTIONS, NOTHING = "all", "reductions", "nothing"
 _SEVERITY = {ALL: 0, REDUCTIONS: 1, NOTHING: 2}
@@ -63,7 +64,7 @@ class Dealing(Protocol):
     @property
     def ledger(self) -> Ledger: ...
     @property
-    def orders(self) -> tuple[Order, ...]: ...
+    def live_orders(self) -> Sequence[Order]: ...
     def next_at(self, now: datetime) -> datetime: ...
     async def submit(self, intents: Sequence[Intent], quotes: Mapping[str, Quote]) -> object: ...
     async def beat(self, now: datetime, quotes: Mapping[str, Quote]) -> None: ...
@@ -184,11 +185,21 @@ class Engine:
         self._targets: dict[str, Target] = {}
         self._tried: set[str] = set()
         self._left_out: set[tuple[str, str]] = set()
+        self._waits = False  # a target needs another look soon
         self._bar: datetime | None = None
         self._worth: Worth | None = None
         self._decision = ""
         self._without = 0
         self.wake = asyncio.Event()
+
+    @property
+    def liquidity(self) -> dict[str, tuple[float, float]]:
+        """Volatility of the day, fraction, and average daily traded value, USD, where known."""
+        return {
+            symbol: (sigma, self._adv[symbol])
+            for symbol, sigma in self._volatility.sigma_day().items()
+            if self._adv.get(symbol, 0.0) > 0
+        }
 
     @property
     def state(self) -> Working:
@@ -237,7 +248,10 @@ class Engine:
             self._exits.next_change(now),
             self._dealer.next_at(now),
         ]
-        if self._asked or self._targets or self._dealer.orders:
+        awaited = overdue is not None and overdue <= now and (self._bar or overdue) < overdue
+        if awaited and not self._patient:  # by the wall clock a bar comes when it comes
+            found.append(now + timedelta(seconds=BAR_LOOK_SECONDS))
+        if self._asked or self._waits:
             found.append(now + timedelta(seconds=LOOK_SECONDS))
         return min(moment for moment in found if moment is not None)
 
@@ -466,19 +480,23 @@ class Engine:
 
     async def _follow(self, quotes: Mapping[str, Quote], now: datetime) -> None:
         """Go a step towards every target that has no order working."""
-        busy = {order.intent.symbol for order in self._dealer.orders}
-        intents = []
+        busy = {o.intent.symbol: o.intent.decision for o in self._dealer.live_orders}
+        intents, self._waits = [], False
         held = self._held() if self._targets else {}
         sigma = self._volatility.sigma_day() if self._targets else {}
         for symbol in sorted(self._targets):
             target = self._targets[symbol]
             if now >= target.expires_at:
                 del self._targets[symbol]
-            elif symbol not in busy:
+            elif symbol in busy:
+                other_side = held.get(symbol, 0) * target.shares < 0  # entered after the exit
+                self._waits |= other_side or busy[symbol] != target.decision
+            else:
                 leg = next_leg(held.get(symbol, 0), target)
                 intent = self._intent(target, leg, quotes.get(symbol), sigma.get(symbol), now)
                 if intent is not None:
                     intents.append(intent)
+                self._waits |= symbol in self._targets
         if not intents:
             return
         intents.sort(key=lambda intent: (intent.purpose.adds, intent.symbol))

@@ -134,6 +134,8 @@ class ReplayFeed:
         self._followed: tuple[str, ...] = ()
         self._seen: dict[str, tuple[float, int]] = {}  # newest close and its row
         self._looked = 0  # rows whose closes are in `_seen`
+        self._prices: dict[str, tuple[int, Decimal, Decimal, Decimal]] = {}  # row, bid, ask, last
+        self._shown: tuple[datetime, Mapping[str, Quote]] | None = None
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -152,7 +154,7 @@ class ReplayFeed:
         strange = sorted(wanted - set(self._columns))
         if strange:
             raise DataError(f"replay: no bars of {strange[0]!r}", "leave it out")
-        self._followed = tuple(sorted(wanted))
+        self._followed, self._shown = tuple(sorted(wanted)), None
 
     async def stop(self) -> None:
         """Follow nothing."""
@@ -197,12 +199,15 @@ class ReplayFeed:
         if self._recorded is not None:
             found = ((name, self._recorded.at(name, now)) for name in self._followed)
             return {name: quote for name, quote in found if quote is not None}
-        self._look(now)
-        return {
-            name: self._made_up(name, now, *self._seen[name])
-            for name in self._followed
-            if name in self._seen
-        }
+        if self._shown is None or self._shown[0] != now:
+            self._look(now)
+            made = {
+                name: self._made_up(name, now, *self._seen[name])
+                for name in self._followed
+                if name in self._seen
+            }
+            self._shown = now, made
+        return self._shown[1]
 
     def _look(self, now: datetime) -> None:
         """Take the closes of all bars closed by now."""
@@ -214,14 +219,13 @@ class ReplayFeed:
         self._looked = max(self._looked, known)
 
     def _made_up(self, name: str, now: datetime, close: float, row: int) -> Quote:
-        price = Decimal(repr(close))
-        half = max(price * self._half, CENT / 2)
-        bid = ((price - half) / CENT).to_integral_value("ROUND_HALF_EVEN") * CENT
-        ask = max(((price + half) / CENT).to_integral_value("ROUND_HALF_EVEN") * CENT, bid + CENT)
-        newest = row == self._looked - 1
-        then: datetime = self._panel.times[row].to_pydatetime()
-        time = max(then, now - MADE_UP_AGE) if newest else then
-        last = price.quantize(CENT)
+        known = self._prices.get(name)
+        if known is None or known[0] != row:
+            known = self._prices[name] = row, *_around(close, self._half)
+        _, bid, ask, last = known
+        time: datetime = self._panel.times[row].to_pydatetime()
+        if row == self._looked - 1:
+            time = max(time, now - MADE_UP_AGE)
         size = self._quote_shares
         return Quote(name, time, bid if bid > 0 else None, ask, last, size, size)
 
@@ -243,6 +247,15 @@ class ReplayFeed:
             return {}
         values = self._bars.adv_usd[self._bars.session[row]]
         return {name: float(values[self._columns[name]]) for name in self._followed}
+
+
+def _around(close: float, half_spread: Decimal) -> tuple[Decimal, Decimal, Decimal]:
+    """Bid and ask about a close, in whole cents and at least one apart, and the close."""
+    price = Decimal(repr(close))
+    half = max(price * half_spread, CENT / 2)
+    bid = ((price - half) / CENT).to_integral_value("ROUND_HALF_EVEN") * CENT
+    ask = ((price + half) / CENT).to_integral_value("ROUND_HALF_EVEN") * CENT
+    return bid, max(ask, bid + CENT), price.quantize(CENT)
 
 
 def _columns(panel: Panel, names: Sequence[str], places: Mapping[str, int]) -> Panel:

@@ -130,7 +130,7 @@ class FillingDealer:
         self.beats = 0
 
     @property
-    def orders(self) -> tuple[Order, ...]:
+    def live_orders(self) -> tuple[Order, ...]:
         return tuple(self.live)
 
     def next_at(self, now: datetime) -> datetime:
