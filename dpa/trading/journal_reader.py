@@ -131,14 +131,14 @@ class JournalReader:
 
     def ledger(self, account: str) -> Ledger:
         """The books of an account. The writer keeps its own up to date: never change it."""
-        with self._lock, self.snapshot(), tables.halting(self.path):
+        with self.snapshot(), tables.halting(self.path):
             since, baseline = read_baseline(self._db, account)
             told = self._executions("WHERE account = ? AND event > ?", account, since)
             return Ledger(account, baseline, told, self.commissions())
 
     def baseline(self, account: str) -> Baseline | None:
         """What counting began with; None before :meth:`Journal.set_baseline`."""
-        with self._lock, self.snapshot(), tables.halting(self.path):
+        with self.snapshot(), tables.halting(self.path):
             return read_baseline(self._db, account)[1]
 
     @property
@@ -174,7 +174,7 @@ class JournalReader:
     def verify(self) -> tuple[Finding, ...]:
         """All that is wrong: chain of hashes, tables against events, orders against intents and
         fills, ledger against a rebuilt one. Empty: all is well."""
-        with self._lock, self.snapshot():
+        with self.snapshot():
             return tuple(islice(findings(self._db), MOST_FINDINGS))
 
     def close(self) -> None:
@@ -219,12 +219,14 @@ class JournalReader:
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """All reads within see the same moment, whatever a trader writes meanwhile."""
-        if self._db.in_transaction:
-            yield
-            return
-        with tables.halting(self.path):
-            self._db.execute("BEGIN")
-        try:
-            yield
-        finally:
-            self._db.execute("ROLLBACK")
+        with self._lock:
+            if self._db.in_transaction:
+                yield
+                return
+            with tables.halting(self.path):
+                self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")

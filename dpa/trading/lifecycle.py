@@ -30,6 +30,8 @@ _ORDER = (
 )
 _RANK = {state: rank for rank, state in enumerate(_ORDER)}
 
+_DOUBTED = (OrderState.WORKING, OrderState.CANCELLING)
+
 HINT_CODES = frozenset({103, 104, 105, 161, 329, 399, 10147, 10148, 10311, 10349})
 """Codes with which a client calls an order cancelled that the broker may still work."""
 
@@ -54,22 +56,20 @@ def told(order: Order, word: OrderSaid) -> Order:
     Order
         The same object when nothing changed.
     """
-    if is_hint(word) or word.state is OrderState.UNKNOWN:
-        state = later(order.state, OrderState.SENT)
-    else:
-        state = later(order.state, word.state)
+    believed = not is_hint(word) and word.state is not OrderState.UNKNOWN
+    state = later(order.state, word.state if believed else OrderState.SENT)
     moved = replace(
         order,
         state=state,
         perm_id=order.perm_id or word.perm_id,
         reported=max(order.reported, word.filled),
-        reason=_reason(order, state, word),
+        reason=_reason(order, state, word if believed else None),
     )
     return order if moved == order else moved
 
 
-def _reason(order: Order, state: OrderState, word: OrderSaid) -> str:
-    if state is not word.state or not state.is_final or state is OrderState.FILLED:
+def _reason(order: Order, state: OrderState, word: OrderSaid | None) -> str:
+    if word is None or state is not word.state or not state.is_final or state is OrderState.FILLED:
         return order.reason if state is order.state else ""
     said = f"{word.code}: {word.message}" if word.code else word.message
     return max(order.reason, said) if state is order.state else said
@@ -164,9 +164,8 @@ def is_live(order: Order, shares: Decimal) -> bool:
 
 def can_become(before: OrderState, after: OrderState) -> bool:
     """Whether an order may move so without being revived."""
-    if before is OrderState.ABSENT or after is not OrderState.UNKNOWN:
-        return _RANK[after] >= _RANK[before]
-    return before is not OrderState.PLANNED and not before.is_final
+    doubt = after is OrderState.UNKNOWN and before in _DOUBTED
+    return doubt or _RANK[after] >= _RANK[before]
 
 
 def later(one: OrderState, other: OrderState) -> OrderState:

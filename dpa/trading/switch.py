@@ -79,7 +79,7 @@ class Switch:
         self._made = path.with_name(path.name + ".made")
         self._known: tuple[int, int, int, int] | None = None  # of the file, when it was read last
         self._cached = self._state = _NEVER_SET
-        self._read = False
+        self._read = self._was_there = False
         self._here: SwitchState | None = None  # a halt that could not be written
         self._mutex = threading.Lock()
 
@@ -207,6 +207,7 @@ class Switch:
             return self._missing()
         except OSError as e:
             return _unreadable(f"the switch cannot be looked at: {e.strerror}", b"")
+        self._was_there = True
         known = (there.st_ino, there.st_size, there.st_mtime_ns, there.st_ctime_ns)
         if known != self._known:
             self._cached = self._content()
@@ -217,7 +218,7 @@ class Switch:
         try:
             os.stat(self._made)
         except FileNotFoundError:
-            return _LOST if self._read and self._state.since is not None else _NEVER_SET
+            return _LOST if self._was_there else _NEVER_SET
         except OSError as e:
             return _unreadable(f"the switch cannot be looked at: {e.strerror}", b"")
         return _LOST
