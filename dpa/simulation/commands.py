@@ -1,4 +1,4 @@
-"""``dpa simulate bars``."""
+"""``dpa simulate bars`` and ``dpa sim tws``."""
 
 import argparse
 import json
@@ -17,6 +17,7 @@ from dpa.market.interval_specs import (
 from dpa.market.shard_files import check_target, write_shards
 from dpa.options import Option
 from dpa.simulation.planted_bars import BarTruth, IntradayMarket, implied_ic, simulate_bars
+from dpa.simulation.tws.commands import add_tws_command
 
 TRUTH = "truth.json"
 SHOWN_AT = {
@@ -29,6 +30,7 @@ _EXAMPLES = """examples:
   dpa simulate bars --out planted --sessions 120 --seed 0
   dpa simulate bars --out planted --clusters 3 --names-per-cluster 5 --interval 1m
   dpa simulate bars --out gaps --missing 0.02 --late-listings 0.2 --delistings 0.1 --force
+  dpa sim tws --planted 7 --stepped
 """
 
 
@@ -36,8 +38,9 @@ def add_simulate_commands(commands: Any) -> None:
     """Add ``simulate`` and its subcommand to `commands`, the subparsers of the ``dpa`` parser."""
     simulate = commands.add_parser(
         "simulate",
-        help="invent markets whose truth is known",
-        description="Invent markets whose truth is known.",
+        aliases=["sim"],
+        help="invent markets whose truth is known; a gateway that speaks the protocol of TWS",
+        description="Invent markets whose truth is known, and trade them through a gateway.",
         epilog=_EXAMPLES,
     )
     actions = simulate.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -62,6 +65,7 @@ def add_simulate_commands(commands: Any) -> None:
             metavar="VALUE",
             help=f"{option.info.description} [{option.kind}{limits}; default {option.default}]",
         )
+    add_tws_command(actions)
 
 
 def _options() -> list[Option]:

@@ -163,8 +163,13 @@ class Control:
         if self._stopping or not self._attendants:
             return
         if not self.venue.advance():
-            while self._attendants and not self._stopping and self.venue.ended:
+            while self.venue.ended and not self._stopping and self._all_told():
                 await self._something()
+
+    def _all_told(self) -> bool:
+        """Whether somebody attends, and nobody who has not been told anything yet."""
+        told = [attendant.told is not None for attendant in self._attendants]
+        return bool(told) and all(told)
 
     async def _settle(self) -> None:
         if self._settled is not None:
@@ -176,7 +181,7 @@ class Control:
         moment = venue.agenda.next_moment
         assert moment is not None
         away = (moment - venue.clock.now()).total_seconds()
-        wait = away / venue.clock.speed if venue.clock.speed else 0.0
+        wait = away / venue.speed if venue.speed else 0.0
         if away > QUIET_SECONDS:
             wait = min(wait, PAUSE_SECONDS)
         if wait > 0:

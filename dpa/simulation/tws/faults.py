@@ -27,7 +27,7 @@ class Fault(Frozen):
         None, description="venue's time, HH:MM[:SS] each day, or YYYY-MM-DD HH:MM[:SS] once"
     )
     after_seconds: float | None = Field(None, ge=0, description="since the venue began")
-    on: Seen | None = Field(None, description="what sets it off")
+    when: Seen | None = Field(None, description="what sets it off")
     only: str | None = Field(None, description="symbol that counts, of orders and fills")
     count: int | None = Field(None, ge=1, description="which of them, from 1; then no more")
     every: int | None = Field(None, ge=1, description="each so many of them")
@@ -43,13 +43,13 @@ class Fault(Frozen):
 
     @model_validator(mode="after")
     def _one_trigger(self) -> "Fault":
-        if sum(given is not None for given in (self.at, self.after_seconds, self.on)) > 1:
-            raise ValueError("give one of at, after_seconds and on")
+        if sum(given is not None for given in (self.at, self.after_seconds, self.when)) > 1:
+            raise ValueError("give one of at, after_seconds and when")
         counts = sum(given is not None for given in (self.count, self.every, self.chance))
         if counts > 1:
             raise ValueError("give one of count, every and chance")
-        if (counts or self.only) and self.on is None:
-            raise ValueError("count, every, chance and only belong to on")
+        if (counts or self.only) and self.when is None:
+            raise ValueError("count, every, chance and only belong to when")
         return self
 
     def begin(self, venue: "SimVenue") -> Undo | None:

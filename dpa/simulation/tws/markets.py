@@ -268,6 +268,7 @@ def planted_market(
     interval: str = "5m",
     start: str = "2024-06-17",
     book: Book | None = None,
+    calendar: str = "XNYS",
 ) -> Market:
     """An invented market; the same seed gives the same bytes.
 
@@ -281,6 +282,7 @@ def planted_market(
     start : str
         First date, history included, YYYY-MM-DD.
     book : Book, optional
+    calendar : str
 
     Raises
     ------
@@ -297,6 +299,7 @@ def planted_market(
         names_per_cluster=min(names, _CLUSTER),
         n_sessions=history + sessions,
         interval=interval,
+        calendar=calendar,
         start=start,
         volume_profile=0.5,
     )

@@ -3,13 +3,13 @@
 ```yaml
 seed: 7
 faults:
-  - {do: reject, code: 201, on: order, count: 3}          # the third order
+  - {do: reject, code: 201, when: order, count: 3}        # the third order
   - {do: halt, symbol: N03, at: "10:15", seconds: 300}    # five minutes, each session
-  - {do: duplicate, on: order, chance: 0.02, seconds: 60}
+  - {do: duplicate, when: order, chance: 0.02, seconds: 60}
   - {do: restart, at: "23:45", seconds: 120, ids_rolled_back: true}
 ```
 
-Without ``at``, ``after_seconds`` or ``on`` a fault begins at once; without ``seconds`` one that
+Without ``at``, ``after_seconds`` or ``when`` a fault begins at once; without ``seconds`` one that
 lasts never ends.
 """
 
@@ -72,8 +72,8 @@ class Faults:
         """
         self._check(fault)
         venue = self.venue
-        if fault.on is not None:
-            self._seen.setdefault(fault.on, []).append((fault, [0]))
+        if fault.when is not None:
+            self._seen.setdefault(fault.when, []).append((fault, [0]))
         elif fault.at is not None:
             for moment in self._moments(fault.at):
                 venue.agenda.add(moment, lambda: self.begin(fault))
@@ -104,8 +104,8 @@ class Faults:
     def saw(self, what: str, symbol: str | None = None) -> None:
         """Something happened that may set faults off."""
         for fault, count in self._seen.get(what, ()):
-            if fault.only is not None and symbol is not None:
-                wanted = self.venue.listing.contracts[self.venue.place_of(fault.only)]
+            if fault.whenly is not None and symbol is not None:
+                wanted = self.venue.listing.contracts[self.venue.place_of(fault.whenly)]
                 if wanted.symbol != symbol:
                     continue
             count[0] += 1
@@ -179,4 +179,4 @@ def _complaint(error: Any, origin: str, allowed: str) -> tuple[str, str]:
         return f"{place}: is not known", f"it has {fields}"
     if error["type"].startswith("union_tag"):
         return f"{place}: 'do' names no fault", f"use one of {', '.join(KINDS)}"
-    return f"{place}: {error['msg']}", "correct it"
+    return f"{place}: {error['msg'].removeprefix('Value error, ')}", "correct it"

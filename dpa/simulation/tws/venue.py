@@ -10,6 +10,7 @@ from datetime import datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
+from dpa.clock import Clock
 from dpa.errors import ConfigError
 from dpa.simulation.tws import intake
 from dpa.simulation.tws.accounts import ZERO, Account, Accounts, Rates, revised, stem
@@ -75,8 +76,9 @@ class SimVenue:
     ) -> None:
         starts, self.ends_at = market.starts_at - BEFORE, market.ends_at + AFTER
         self.market, self.traits = market, traits or Traits()
-        self.clock = clock or VenueClock(starts)
-        self.clock.set(starts)
+        self._clock = clock or VenueClock(starts)
+        self._clock.set(starts)
+        self.clock: Clock = self._clock
         self.hours = Hours(market.panel.calendar, market.opens[0], market.ends_at)
         self.listing = Listing(market.panel.names, self.hours, size_increment=size_increment)
         self.tape = Tape(market)
@@ -114,6 +116,11 @@ class SimVenue:
             self.agenda.add(step.moment, lambda: self._step(step), Turn.STEP)
 
     @property
+    def speed(self) -> float:
+        """Seconds here in a second of the clock that runs it; 0: nothing does."""
+        return self._clock.speed
+
+    @property
     def ended(self) -> bool:
         """Whether nothing will ever happen any more."""
         moment = self.agenda.next_moment
@@ -124,7 +131,7 @@ class SimVenue:
         moment = self.agenda.next_moment
         if moment is None or moment > self.ends_at:
             return False
-        self.clock.set(moment)
+        self._clock.set(moment)
         self._new_day()
         self.events += self.agenda.run(moment)
         return True
