@@ -104,8 +104,8 @@ class Faults:
     def saw(self, what: str, symbol: str | None = None) -> None:
         """Something happened that may set faults off."""
         for fault, count in self._seen.get(what, ()):
-            if fault.whenly is not None and symbol is not None:
-                wanted = self.venue.listing.contracts[self.venue.place_of(fault.whenly)]
+            if fault.only is not None and symbol is not None:
+                wanted = self.venue.listing.contracts[self.venue.place_of(fault.only)]
                 if wanted.symbol != symbol:
                     continue
             count[0] += 1
