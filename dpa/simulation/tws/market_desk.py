@@ -1,6 +1,6 @@
 """Market data of one client: quotes, ticks, bars and history."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
@@ -75,7 +75,7 @@ class Lines(Generic[L]):
             del self._by_contract[line.contract.con_id][number]
         return line is not None
 
-    def of(self, contract: Contract) -> Iterable[L]:
+    def of(self, contract: Contract) -> Collection[L]:
         """Those of a contract."""
         return self._by_contract.get(contract.con_id, {}).values()
 
@@ -123,14 +123,14 @@ class MarketDesk:
         for line in self._bars.of(contract):
             self._teller.send(replies.realtime_bar(line.number, bar))
 
-    def history_bar(self, contract: Contract) -> None:
-        """The newest bar changed: a history that is kept up to date says what it is now."""
-        now = self._venue.clock.now()
+    def history_bar(self, contract: Contract, bar: SimBar) -> None:
+        """A bar of five seconds ended, for histories that are kept up to date."""
         for line in self._history.of(contract):
-            seconds = line.bar_seconds
-            bars = self._venue.history(contract, now, seconds, seconds, line.regular_hours)
-            if bars and not isinstance(bars, Refused):
-                self._teller.send(line.message(bars[-1]))
+            self._tell(line.messages(bar))
+
+    def follows_bars(self, contract: Contract) -> bool:
+        """Whether the client wants five-second bars of a contract, or bars made of them."""
+        return bool(self._bars.of(contract)) or bool(self._history.of(contract))
 
     def contract(self, number: int, asked: Asked) -> Contract | None:
         """What a client means; 200 where that is nothing."""
@@ -229,8 +229,8 @@ class MarketDesk:
         first = bars[0].time if bars else end
         self._teller.send(replies.history(request.id, first, end, bars, dates))
         if request.keep_up_to_date:
-            regular = request.regular_hours
-            self._history.add(HistoryLine(request.id, contract, length, request.epoch, regular))
+            newest = bars[-1] if bars else None
+            self._history.add(HistoryLine(request.id, contract, length, request.epoch, newest))
 
     def head_timestamp(self, request: requests.HeadTimestamp) -> None:
         """Since when there is history."""

@@ -249,8 +249,9 @@ def open_order(order: SimOrder, margin: SimMargin | None, version: int) -> Messa
         *_order_head(order, given, version, is_open=True),
         *given.row("delta:n stockRangeLower:n stockRangeUpper:n"),
         _display_size(given),
-        *given.row("blockOrder:b sweepToFill:b allOrNone:b minQty:n ocaType:i eTradeOnly:b"),
-        *given.row("firmQuoteOnly:b nbboPriceCap:n"),
+        *given.row("blockOrder:b sweepToFill:b allOrNone:b minQty:n"),
+        _oca_type(given),
+        *given.row("eTradeOnly:b firmQuoteOnly:b nbboPriceCap:n"),
         order.parent_id,
         *given.row("triggerMethod:i volatility:n volatilityType:i"),
         given.text("deltaNeutralOrderType") or _NO_ORDER,
@@ -260,7 +261,7 @@ def open_order(order: SimOrder, margin: SimMargin | None, version: int) -> Messa
         given.text("deltaNeutralOpenClose") or "?",
         *given.row("deltaNeutralShortSale:b deltaNeutralShortSaleSlot:i"),
         given.text("deltaNeutralDesignatedLocation"),
-        *given.row("continuousUpdate:b referencePriceType:n"),
+        *given.row("continuousUpdate:b referencePriceType:i"),
         trail,
         given.text("trailingPercent"),
         *("", ""),  # basis points and their type
@@ -300,13 +301,14 @@ def completed_order(order: SimOrder, version: int) -> Message:
         *_order_head(order, given, version, is_open=False),
         *given.row("delta:n stockRangeLower:n stockRangeUpper:n"),
         _display_size(given),
-        *given.row("sweepToFill:b allOrNone:b minQty:n ocaType:i triggerMethod:i volatility:n"),
-        given.text("volatilityType"),
+        *given.row("sweepToFill:b allOrNone:b minQty:n"),
+        _oca_type(given),
+        *given.row("triggerMethod:i volatility:n volatilityType:i"),
         given.text("deltaNeutralOrderType") or _NO_ORDER,
         given.text("deltaNeutralAuxPrice"),
         *given.row("deltaNeutralConId:i deltaNeutralShortSale:b deltaNeutralShortSaleSlot:i"),
         given.text("deltaNeutralDesignatedLocation"),
-        *given.row("continuousUpdate:b referencePriceType:n trailStopPrice:n trailingPercent:n"),
+        *given.row("continuousUpdate:b referencePriceType:i trailStopPrice:n trailingPercent:n"),
         *_legs(given),
         *_scale(given),
         *_clearing(given),
@@ -432,6 +434,12 @@ def _invented_trail(order: SimOrder) -> Value:
 def _display_size(given: _Given) -> str:
     shown = given.text("displaySize")
     return UNSET_INTEGER if shown in ("", "0") else shown
+
+
+def _oca_type(given: _Given) -> str:
+    """TWS writes 3, to reduce without block, also where there is no such group."""
+    kind = given.text("ocaType")
+    return "3" if kind in ("", "0") else kind
 
 
 def _legs(given: _Given) -> list[Value]:

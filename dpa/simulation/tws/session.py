@@ -191,8 +191,12 @@ class Session:
         self._desk.realtime_bar(contract, bar)
 
     def history_bar(self, contract: Contract, bar: SimBar) -> None:
-        """The newest bar changed, for histories that are kept up to date."""
-        self._desk.history_bar(contract)
+        """A bar of five seconds ended, for histories that are kept up to date."""
+        self._desk.history_bar(contract, bar)
+
+    def follows_bars(self, contract: Contract) -> bool:
+        """Whether the client wants bars of a contract at all."""
+        return self._desk.follows_bars(contract)
 
     def disconnect(self, reset: bool) -> None:
         """The venue drops the client."""

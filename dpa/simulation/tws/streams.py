@@ -2,12 +2,14 @@
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from dpa.simulation.tws import replies
+from dpa.simulation.tws.history import DAY
 from dpa.simulation.tws.replies import Message
-from dpa.simulation.tws.wire import Value
+from dpa.simulation.tws.wire import Value, new_york
 from dpa.simulation.tws.words import Contract, SimBar, SimQuote
 
 LIVE, FROZEN, DELAYED, DELAYED_FROZEN = 1, 2, 3, 4
@@ -171,9 +173,9 @@ class BarLine:
     contract: Contract
 
 
-@dataclass(frozen=True)
+@dataclass
 class HistoryLine:
-    """A historical request that is kept up to date.
+    """A historical request that is kept up to date: five-second bars make its newest bar.
 
     Parameters
     ----------
@@ -182,16 +184,48 @@ class HistoryLine:
     bar_seconds : int
     epoch : bool
         Whether the client wants dates as seconds since 1970.
-    regular_hours : bool
+    newest : SimBar, optional
+        Last bar of the answer; later ones start a whole number of bars after it.
     """
 
     number: int
     contract: Contract
     bar_seconds: int
     epoch: bool
-    regular_hours: bool
+    newest: SimBar | None
 
-    def message(self, bar: SimBar) -> Message:
-        """The newest bar."""
-        date = replies.bar_date(bar, self.bar_seconds, self.epoch)
-        return replies.history_update(self.number, bar, date)
+    def messages(self, bar: SimBar) -> Iterator[Message]:
+        """The newest bar with a five-second bar in it; nothing where that had no trade."""
+        if not bar.count:
+            return
+        start = self._start(bar.time)
+        if self.newest is None or self.newest.time < start:
+            self.newest = replace(bar, time=start)
+        else:
+            self.newest = _joined(self.newest, bar)
+        date = replies.bar_date(self.newest, self.bar_seconds, self.epoch)
+        yield replies.history_update(self.number, self.newest, date)
+
+    def _start(self, moment: datetime) -> datetime:
+        """Start of the bar that a moment falls into."""
+        if self.bar_seconds >= DAY:
+            same = self.newest and new_york(self.newest.time).date() == new_york(moment).date()
+            return self.newest.time if self.newest and same else moment
+        anchor = self.newest.time if self.newest else datetime.fromtimestamp(0, UTC)
+        length = timedelta(seconds=self.bar_seconds)
+        return max(anchor, anchor + (moment - anchor) // length * length)
+
+
+def _joined(first: SimBar, second: SimBar) -> SimBar:
+    volume = first.volume + second.volume
+    value = first.average * first.volume + second.average * second.volume
+    return SimBar(
+        first.time,
+        first.open,
+        max(first.high, second.high),
+        min(first.low, second.low),
+        second.close,
+        volume,
+        value / volume if volume else second.close,
+        first.count + second.count,
+    )

@@ -201,10 +201,14 @@ def told_back(order: Any, version: int, unset: float) -> dict[str, Any]:
         told["trailStopPrice"] = round(order.lmtPrice + 1, 4)
     told["tif"] = told["tif"] or "DAY"
     told["displaySize"] = told["displaySize"] or 2**31 - 1
+    told["ocaType"] = told["ocaType"] or 3
+    for name in ("volatilityType", "referencePriceType"):
+        told[name] = 0 if told[name] == 2**31 - 1 else told[name]
     told["clearingIntent"] = told["clearingIntent"] or "IB"
     told["deltaNeutralOrderType"] = told["deltaNeutralOrderType"] or "None"
     told["adjustedOrderType"] = told["adjustedOrderType"] or "None"
-    told["volatility"] = unset if told["volatility"] is None else told["volatility"]
+    if not order.orderType.startswith("VOL"):
+        told["volatility"] = unset  # ib_async sends it with no other type
     return told
 
 
