@@ -84,7 +84,8 @@ class Journal(JournalReader):
         self._broken: BaseException | None = None
         self._done: list[str] = []
         self._ledgers: dict[str, Ledger] = {}
-        self._live: dict[tuple[str, int], Order] = {}
+        self._books: list[Execution | Commission] = []  # for the ledgers, once they are kept
+        self._live: dict[tuple[str, int], tuple[Order, Decimal]] = {}  # with the shares told
         try:
             with tables.halting(path):
                 self._last, self._hash = self._before = _newest(self._db)
@@ -102,10 +103,15 @@ class Journal(JournalReader):
     def orders(self, live_only: bool = False) -> tuple[Order, ...]:
         """All attempts, oldest first; see :meth:`JournalReader.orders`."""
         with self._lock:
-            return tuple(self._live.values()) if live_only else super().orders()
+            if live_only:
+                return tuple(order for order, _ in self._live.values())
+            return super().orders()
 
     def ledger(self, account: str) -> Ledger:
-        """The books of an account, kept up to date: read them, never change them."""
+        """The books of an account, kept up to date with what is on the disk.
+
+        Read them, never change them; ask again after :meth:`set_baseline`.
+        """
         with self._lock:
             if account not in self._ledgers:
                 self._ledgers[account] = super().ledger(account)
@@ -176,7 +182,7 @@ class Journal(JournalReader):
                         "orders": [order_record(order, _ZERO, True) for order in first],
                     },
                 )
-                self._live.update({_place(order): order for order in first})
+                self._live.update({_place(order): (order, _ZERO) for order in first})
             return tuple(new.values())
 
     def order_changed(self, *orders: Order, why: str = "") -> None:
@@ -213,7 +219,7 @@ class Journal(JournalReader):
                 )
             self._check_new([order])
             self._write("attempt", {"order": order_record(order, _ZERO, True)})
-            self._live[_place(order)] = order
+            self._live[_place(order)] = order, _ZERO
 
     def executed(self, execution: Execution) -> bool:
         """Keep a fill or a correction; False when it is known.
@@ -243,8 +249,9 @@ class Journal(JournalReader):
             self._write("execution", {"execution": facts, "order": record})
             if order is not None:
                 self._keep_live(order, told)
-            if not found and execution.account in self._ledgers:
-                self._ledgers[execution.account].execute(execution)
+            self._books.append(execution)
+            if found:  # the books hold it without its ref
+                self._ledgers.pop(execution.account, None)
             return not found
 
     def charged(self, commission: Commission) -> bool:
@@ -253,8 +260,7 @@ class Journal(JournalReader):
             if self._rows("SELECT 1 FROM commissions WHERE exec_id = ?", commission.exec_id):
                 return False
             self._write("commission", commission_record(commission))
-            for ledger in self._ledgers.values():
-                ledger.charge(commission)
+            self._books.append(commission)
             return True
 
     def note(self, kind: str, facts: Mapping[str, Any]) -> int:
@@ -367,8 +373,18 @@ class Journal(JournalReader):
         except BaseException:
             self._undo()
             raise
+        self._book()
         for name in self._done:
             self._steps(name)
+
+    def _book(self) -> None:
+        told, self._books = self._books, []
+        for ledger in self._ledgers.values():
+            for one in told:
+                if isinstance(one, Commission):
+                    ledger.charge(one)
+                elif one.account == ledger.account:
+                    ledger.execute(one)
 
     def _undo(self) -> None:
         self._last, self._hash = self._before
@@ -379,7 +395,9 @@ class Journal(JournalReader):
 
     def _load(self) -> None:
         self._ledgers.clear()
-        self._live = {_place(order): order for order in super().orders(live_only=True)}
+        self._books.clear()
+        live = super().orders(live_only=True)
+        self._live = {_place(order): (order, self._told(order)) for order in live}
 
     def _check_last(self) -> None:
         rows = self._rows("SELECT * FROM events ORDER BY number DESC LIMIT 2")
@@ -394,7 +412,7 @@ class Journal(JournalReader):
             )
 
     def _check_new(self, orders: Sequence[Order]) -> None:
-        taken = {(o.intent.account, o.intent.symbol): o for o in self._live.values()}
+        taken = {(o.intent.account, o.intent.symbol): o for o, _ in self._live.values()}
         for order in orders:
             where = order.intent.account, order.intent.symbol
             if where in taken:
@@ -411,14 +429,13 @@ class Journal(JournalReader):
         with self.transaction():
             changed = []
             for order in orders:
-                before = self._attempt(order)
+                before, told = self._attempt(order)
                 self._check_move(before, order, revived)
                 after = replace(
                     order,
                     perm_id=order.perm_id or before.perm_id,
                     reported=max(order.reported, before.reported),
                 )
-                told = self._told(after)
                 record = order_record(after, told, lifecycle.is_live(after, told))
                 if record != order_record(before, told, lifecycle.is_live(before, told)):
                     changed.append(record)
@@ -436,18 +453,18 @@ class Journal(JournalReader):
         if not allowed:
             raise HaltError(f"{after.ref}: an order that is {before.state} becomes {after.state}")
 
-    def _attempt(self, order: Order) -> Order:
+    def _attempt(self, order: Order) -> tuple[Order, Decimal]:
         live = self._live.get(_place(order))
         if live is not None:
             return live
         for found in self.attempts(order.ref):
             if found.attempt == order.attempt:
-                return found
+                return found, self._told(found)
         raise HaltError(f"{order.ref}: attempt {order.attempt} is not in the journal")
 
     def _keep_live(self, order: Order, told: Decimal) -> None:
         if lifecycle.is_live(order, told):
-            self._live[_place(order)] = order
+            self._live[_place(order)] = order, told
         else:
             self._live.pop(_place(order), None)
 

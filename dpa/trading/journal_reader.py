@@ -228,5 +228,4 @@ class JournalReader:
             try:
                 yield
             finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
+                self._db.execute("ROLLBACK")

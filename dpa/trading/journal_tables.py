@@ -184,6 +184,11 @@ def halting(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as e:
         raise _halt(path, e) from e
+    except OSError as e:
+        raise HaltError(
+            f"{path}: {(e.strerror or str(e)).lower()}",
+            "look at the disk, the folder and its rights",
+        ) from e
 
 
 def _halt(path: Path, error: sqlite3.Error) -> HaltError:
