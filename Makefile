@@ -78,8 +78,9 @@ test: $(INSTALLED_DEV) $(ASYNC_VENV)/.installed ## install, then ruff, mypy, imp
 $(ASYNC_VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing ib_async into $(ASYNC_VENV)"
 	@$(BIN)/python -m venv $(ASYNC_VENV)
+	@grep -v '^tzdata==' constraints.txt > $(ASYNC_VENV)/constraints.txt # ib_async wants an older one
 	@$(ASYNC_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) \
-	  --constraint constraints.txt $(ASYNC_PACKAGES)
+	  --constraint $(ASYNC_VENV)/constraints.txt $(ASYNC_PACKAGES)
 	@touch $@
 
 test-ib-async: $(ASYNC_VENV)/.installed ## what talks to TWS, tested with ib_async instead of ib_insync
@@ -110,7 +111,7 @@ soak: $(INSTALLED_DEV) ## five minutes of load while every part of the graph is 
 
 constraints: $(INSTALLED_DEV) $(ASYNC_VENV)/.installed ## write down the versions installed in the virtual environment
 	@{ sed '/^[^#]/,$$d' constraints.txt; \
-	  { $(BIN)/python -m pip freeze --exclude-editable; $(ASYNC_VENV)/bin/python -m pip freeze; } \
+	  { $(BIN)/python -m pip freeze --exclude-editable; $(ASYNC_VENV)/bin/python -m pip freeze | grep -iE '^(ib.async|aeventkit)=='; } \
 	    | sed -E 's/\+[a-z0-9.]+$$//' | sort -fu; } > constraints.new
 	@mv constraints.new constraints.txt && touch $(VENV)/.installed-*
 
