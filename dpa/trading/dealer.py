@@ -26,8 +26,9 @@ then send. What always holds:
     gone.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -80,7 +81,8 @@ class Dealer:
     """Carries out intents.
 
     Nothing here sleeps or starts tasks: :meth:`beat` does all that is due, and :meth:`next_at`
-    says when to call it next.
+    says when to call it next. What is asked for at the same time is done one after the other;
+    only :meth:`kill` and :meth:`halt` wait for nothing.
 
     Parameters
     ----------
@@ -133,6 +135,7 @@ class Dealer:
             self._situation,
             lambda: self.ready,
         )
+        self._turn = asyncio.Lock()
         self._listening = False
         self._reconciled = False
         self._asked_at: datetime | None = None
@@ -250,7 +253,7 @@ class Dealer:
             One for each intent that nothing was sent of, as far as it is known by now; one that
             is refused later, while it waits for its turn, is published.
         """
-        with self._halting():
+        async with self._turn_taken():
             self._hearing.work()
             refusals, accepted = self._sort(intents, quotes)
             if accepted:
@@ -259,14 +262,15 @@ class Dealer:
             self._hearing.work()
             return tuple(refusals)
 
-    @contextmanager
-    def _halting(self) -> Iterator[None]:
-        """Whatever goes wrong within halts trading, and is shown."""
-        try:
-            yield
-        except Exception as e:
-            self.halt(f"{type(e).__name__}: {e}")
-            raise
+    @asynccontextmanager
+    async def _turn_taken(self) -> AsyncIterator[None]:
+        """One thing at a time; whatever goes wrong within halts trading, and is shown."""
+        async with self._turn:
+            try:
+                yield
+            except Exception as e:
+                self.halt(f"{type(e).__name__}: {e}")
+                raise
 
     def _sort(
         self, intents: Sequence[Intent], quotes: Quotes
@@ -389,13 +393,13 @@ class Dealer:
         quotes : mapping of str to Quote
             The newest of each symbol.
         """
-        with self._halting():
+        async with self._turn_taken():
             await self._beat(now, quotes)
 
     async def _beat(self, now: datetime, quotes: Quotes) -> None:
         self._hearing.work()
         if self._broker.connected and self._hearing.linked and self._should_ask(now):
-            await self.reconcile()
+            await self._reconcile()
         self._expire(now)
         level = self._switch.level
         if level is Level.HALTED:
@@ -475,13 +479,14 @@ class Dealer:
 
     async def cancel(self, orders: Iterable[Order]) -> None:
         """Ask for the end of some of our orders."""
-        self._hearing.work()
-        for order in orders:
-            newest = self._live.get(order.ref)
-            if newest is not None and newest.state is not OrderState.CANCELLING:
-                self._sender.cancel(newest)
-        await self._sender.pump_cancels()
-        self._hearing.work()
+        async with self._turn_taken():
+            self._hearing.work()
+            for order in orders:
+                newest = self._live.get(order.ref)
+                if newest is not None and newest.state is not OrderState.CANCELLING:
+                    self._sender.cancel(newest)
+            await self._sender.pump_cancels()
+            self._hearing.work()
 
     async def cancel_all(self) -> None:
         """Ask for the end of all our orders."""
@@ -583,6 +588,10 @@ class Dealer:
             Trading is halted where it is incomplete although the broker is connected, or has
             breaks.
         """
+        async with self._turn_taken():
+            return await self._reconcile()
+
+    async def _reconcile(self) -> Reconciliation:
         self._hearing.work()
         self._same_account()
         asked_at = self._clock.now()

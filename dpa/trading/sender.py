@@ -157,8 +157,13 @@ class Sender:
 
     def give_up(self, order: Order, why: str) -> None:
         """End an order of which nothing was sent."""
-        ended = lifecycle.absent(lifecycle.given_up(order, why), why)
-        if ended is not order:
+        newest = self._live.get(order.ref)
+        if newest is None or newest.attempt != order.attempt:
+            return
+        ended = lifecycle.absent(lifecycle.given_up(newest, why), why)
+        if ended.state is OrderState.CANCELLING:  # asked for while it was about to be sent
+            ended = replace(ended, state=OrderState.CANCELLED, reason=why)
+        if ended is not newest:
             self._live.keep(ended, why=why)
 
     async def pump(self, quotes: Quotes) -> list[Refusal]:
@@ -291,11 +296,13 @@ class Sender:
 
     async def _send(self, order: Order) -> Refusal | None:
         symbol = order.intent.symbol
-        if order.ref not in self._live:
-            return None
+        newest = self._live.get(order.ref)
         if not self.allowed(order.intent):
             what = f"{symbol}: trading is {self._switch.level.name.lower()}"
             return self._refuse(order, RefusalCode.LEVEL, what)
+        if newest is None or newest.state is not OrderState.SENT:
+            what = f"{symbol}: it was cancelled before it was sent"
+            return self._refuse(order, RefusalCode.EXPIRED, what)
         if not self._ready():
             what = f"{symbol}: the broker went away before it was sent"
             return self._refuse(order, RefusalCode.NOT_READY, what)

@@ -33,13 +33,13 @@ from dpa.trading.switch import Level
 from dpa.trading.types import OrderState, Purpose, Style
 from tests.trading.dealing import (
     ACCOUNT,
-    INSTRUMENTS,
     NOON,
     SYMBOLS,
     Desk,
     Held,
     ScriptedBroker,
     desk,
+    instrument,
     intent,
     paper,
     run,
@@ -47,6 +47,7 @@ from tests.trading.dealing import (
 )
 
 S = OrderState
+ALWAYS_OPEN = {symbol: instrument(symbol, liquid_hours=()) for symbol in SYMBOLS}
 HINTS = sorted(HINT_CODES)
 WAYS = ("arrive", "lost", "silent", "reject", "notice", "transient")
 WAYS += ("unknown-arrived", "unknown-lost")
@@ -56,7 +57,9 @@ class Chaos:
     """A dealer, a broker full of faults, and what must hold all the time."""
 
     def __init__(self, folder: Path) -> None:
-        self.desk, self.broker = scripted(folder, prompt=False, rejects_to_halt=10_000)
+        self.desk, self.broker = scripted(
+            folder, prompt=False, instruments=ALWAYS_OPEN, rejects_to_halt=100_000
+        )
         self.broker.prompt = True
         run(self.desk.dealer.start())
         self.broker.prompt = False
@@ -98,7 +101,7 @@ class Chaos:
             made.clock,
             made.settings,
             made.told.append,
-            INSTRUMENTS,
+            ALWAYS_OPEN,
         )
         self.broker.connected = False
         run(made.dealer.start())
@@ -356,8 +359,6 @@ def storm(chaos: Chaos, orders: int, seed: int) -> None:
             broker.next_cancel = "lost"
             run(chaos.desk.dealer.cancel_all())
         chaos.beat(chance.choice((0, 1, 2, 5, 11)))
-        if chaos.desk.clock.now() - NOON > timedelta(hours=3):
-            break
         chaos.check()
 
 
