@@ -218,6 +218,8 @@ class Callbacks:
         request = self.requests.get(request_id)
         if request is not None:
             request.add(part)
+        elif request_id in self.streams:  # history before it is kept up to date
+            self.streams[request_id].bar(part)
 
     def end(self, key: Key) -> None:
         request = self.requests.get(key)

@@ -6,7 +6,6 @@ Only the protocol layer of either library is used; see :mod:`dpa.trading.ibkr.ca
 import asyncio
 import importlib
 import importlib.util
-import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -113,7 +112,7 @@ class TwsClient:
         self.library: Library | None = None
         self.unreadable = 0
         self._client: Any = None
-        self._request_ids = itertools.count(REQUEST_IDS)
+        self.next_request_id = REQUEST_IDS
         self._asked: set[Key] = set()
         self._lock = asyncio.Lock()
 
@@ -249,7 +248,8 @@ class TwsClient:
 
     def new_id(self) -> int:
         """A number for a request or a stream."""
-        return next(self._request_ids)
+        self.next_request_id += 1
+        return self.next_request_id - 1
 
     async def turn(self, urgency: Urgency) -> None:
         """Come back when a message may be sent.
@@ -327,20 +327,18 @@ class TwsClient:
             return False
 
     async def subscribe(self, stream: Stream, method: str, *arguments: Any) -> int:
-        """Begin a stream; its number."""
+        """Begin a stream; its number. Numbers are in the order in which requests were sent."""
+        await self.turn(Urgency.DATA)
         number = self.new_id()
         self.callbacks.streams[number] = stream
-        try:
-            await self.send(Urgency.DATA, method, number, *arguments)
-        except DpaError:
-            self.callbacks.streams.pop(number, None)
-            raise
+        self.call(method, number, *arguments)
         return number
 
     async def unsubscribe(self, number: int, method: str) -> None:
         """End a stream."""
-        if self.callbacks.streams.pop(number, None) is not None and self.ready:
+        if number in self.callbacks.streams and self.ready:
             await self.send(Urgency.DATA, method, number)
+        self.callbacks.streams.pop(number, None)
 
 
 def _ignore(_: int) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import math
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -78,6 +80,8 @@ def parse_hours(text: str, zone: ZoneInfo) -> tuple[tuple[datetime, datetime], .
 
 
 def _moment(date: str, time: str, zone: ZoneInfo) -> datetime:
+    if not re.fullmatch("[0-9]{8}[0-9]{4}", date + time):
+        raise ValueError(f"{date}:{time}")
     local = datetime.strptime(date + time, "%Y%m%d%H%M").replace(tzinfo=zone)
     return local.astimezone(UTC)
 
@@ -96,7 +100,7 @@ def read_instrument(details: Any) -> Instrument:
     if not tick > 0:
         raise DataError(f"TWS: {contract.symbol} has a tick of {tick}")
     increment = getattr(details, "sizeIncrement", 0) or 0
-    lot = int(-(-decimal(increment) // 1)) if 0 < increment < 1e9 else 1
+    lot = math.ceil(decimal(increment)) if 0 < increment < 1e9 else 1
     return Instrument(
         symbol=from_tws(contract.symbol),
         con_id=int(contract.conId),

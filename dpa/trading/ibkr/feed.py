@@ -143,8 +143,8 @@ class IbkrFeed(Listener):
         """Bars not given before that are whole, or overdue, at `now`; each once, in order."""
         if self._builder is None:
             return ()
-        for stream in self._pieces.values():
-            stream.flush(now)
+        for symbol, stream in self._pieces.items():
+            stream.flush(now, self._is_lively(symbol, now))
         self._tend(now)
         return self._builder.due(now)
 
@@ -201,6 +201,7 @@ class IbkrFeed(Listener):
         stream = QuoteStream(symbol, self._clock, self._quote_refused)
         contract = self._contracts.contract(symbol)
         self._quotes[symbol] = stream
+        self.refusals.pop(symbol, None)
         await self._subscribe(
             *(self._quotes, symbol, stream, _QUOTES[0]), contract, _GENERIC_TICKS, False, False, []
         )
@@ -229,7 +230,7 @@ class IbkrFeed(Listener):
         contract = self._contracts.contract(symbol)
         request: tuple[Any, ...] = (contract, 5, "TRADES", True, [])
         if source == "history":
-            request = (contract, "", "60 S", "5 secs", "TRADES", True, 2, True, [])
+            request = (contract, "", "600 S", "5 secs", "TRADES", True, 2, True, [])
         self._pieces[symbol] = stream
         await self._subscribe(self._pieces, symbol, stream, _BARS[source][0], *request)
 
@@ -243,6 +244,9 @@ class IbkrFeed(Listener):
             if kept.get(symbol) is stream:
                 del kept[symbol]
             raise
+        stream.number = number
+        if method in _LINED:
+            self._lines.taken(number)
         if kept.get(symbol) is stream:
             self._numbers[method, symbol] = number
         else:
@@ -261,6 +265,7 @@ class IbkrFeed(Listener):
         while self._dropped:
             method, number = self._dropped.pop()
             await self._client.unsubscribe(number, _CANCELS[method])
+            self._lines.given_back(number, self._client.next_request_id)
 
     def _forget_streams(self) -> None:
         """TWS has forgotten them, too."""
@@ -268,6 +273,7 @@ class IbkrFeed(Listener):
             self._client.callbacks.streams.pop(number, None)
         self._numbers, self._quotes, self._pieces = {}, {}, {}
         self._dropped, self._retry_at = [], {}
+        self._lines.forget()
         self._kind_told = False
 
     def _take(self, piece: Piece) -> None:
@@ -277,33 +283,31 @@ class IbkrFeed(Listener):
 
     # what goes wrong
 
-    def _quote_refused(self, symbol: str, code: int, message: str) -> None:
-        stream = self._quotes.get(symbol)
-        if stream is None:
+    def _quote_refused(self, stream: QuoteStream, code: int, message: str) -> None:
+        symbol = stream.symbol
+        if code == codes.LINE_LIMIT:
+            self._out_of_lines(stream)
+        elif self._quotes.get(symbol) is not stream:
             return
-        if code == codes.DELAYED_SHOWN:
+        elif code == codes.DELAYED_SHOWN:
             stream.delayed()
-        elif code == codes.LINE_LIMIT:
-            self._out_of_lines(symbol)
         elif code == codes.NO_CONTRACT:
             self._give_up(symbol, code, message)
-        elif code == codes.COMPETING_SESSION or code in codes.NOT_SUBSCRIBED:
-            stream.suspend()
-            self._refuse(symbol, code, message)
         elif not codes.is_remark(code):
+            if code == codes.COMPETING_SESSION or code in codes.NOT_SUBSCRIBED:
+                stream.suspend()
             self._refuse(symbol, code, message)
 
-    def _bars_refused(self, symbol: str, code: int, message: str) -> None:
+    def _bars_refused(self, stream: PieceStream, code: int, message: str) -> None:
         """Pacing, or a query that TWS has lost: tried again after a while."""
-        if codes.is_remark(code):
-            return
+        symbol = stream.symbol
         if code == codes.LINE_LIMIT:
-            self._out_of_lines(symbol)
-            return
-        self._pieces.pop(symbol, None)
-        number = self._numbers.pop((_BARS[self._settings.bar_source][0], symbol), None)
-        self._client.callbacks.streams.pop(number or 0, None)
-        self._refuse(symbol, code, message)
+            self._out_of_lines(stream)
+        elif self._pieces.get(symbol) is stream and not codes.is_remark(code):
+            del self._pieces[symbol]
+            self._numbers.pop((_BARS[self._settings.bar_source][0], symbol), None)
+            self._client.callbacks.streams.pop(stream.number, None)
+            self._refuse(symbol, code, message)
 
     def _refuse(self, symbol: str, code: int, message: str) -> None:
         self.refusals[symbol] = f"{code}: {message}"
@@ -316,14 +320,16 @@ class IbkrFeed(Listener):
         self._drop(symbol)
         self._mend()
 
-    def _out_of_lines(self, symbol: str) -> None:
-        """No line for this symbol: there are only as many as are in use without it."""
+    def _out_of_lines(self, stream: QuoteStream | PieceStream) -> None:
+        """No line for this stream: TWS has fewer than we thought."""
         before = self._lines.most
-        in_use = sum(method in _LINED and other != symbol for method, other in self._numbers)
-        self._lines.refused(in_use)
-        self.refusals[symbol] = f"{codes.LINE_LIMIT}: no line left"
+        self._lines.refused(stream.number)
+        self._client.callbacks.streams.pop(stream.number, None)
+        symbol = stream.symbol
         _log.warning("%s: no line left; %d of %d can be used", symbol, self._lines.most, before)
-        self._drop(symbol)
+        if stream in (self._quotes.get(symbol), self._pieces.get(symbol)):
+            self.refusals[symbol] = f"{codes.LINE_LIMIT}: no line left"
+            self._drop(symbol)
         self._mend()
 
     def _tend(self, now: datetime) -> None:
@@ -346,6 +352,13 @@ class IbkrFeed(Listener):
             self._retry_at.pop(symbol, None)
             self._drop(symbol)
         self._mend()
+
+    def _is_lively(self, symbol: str, now: datetime) -> bool:
+        """Whether a symbol without trades has none: its quotes move."""
+        quotes = self._quotes.get(symbol)
+        if quotes is None or quotes.suspended or quotes.newest_at is None:
+            return False
+        return now - quotes.newest_at <= SILENCE
 
     def _in_session(self, now: datetime) -> bool:
         instruments = (self._contracts.get(symbol) for symbol in self._quotes)

@@ -20,7 +20,7 @@ EASY_TO_BORROW = 2.5  # tick 46 above it: shares are there without being located
 LIVE = 1  # type of market data; 2 frozen, 3 delayed, 4 delayed and frozen
 _ALIKE = 1e300
 
-Refused = Callable[[str, int, str], None]
+Refused = Callable[[Any, int, str], None]  # stream, code, message
 
 
 class QuoteStream:
@@ -31,11 +31,11 @@ class QuoteStream:
     symbol : str
     clock : Clock
     refused : callable
-        Told symbol, code and message of an error.
+        Told this stream, code and message of an error.
     """
 
     def __init__(self, symbol: str, clock: Clock, refused: Refused) -> None:
-        self.symbol = symbol
+        self.symbol, self.number = symbol, 0
         self.newest_at: datetime | None = None
         self.suspended = False  # nothing that came before may be traded on
         self._clock = clock
@@ -124,7 +124,7 @@ class QuoteStream:
 
     def failed(self, code: int, message: str) -> None:
         """An error frame with the number of this stream."""
-        self._refused(self.symbol, code, message)
+        self._refused(self, code, message)
 
 
 def _whole(size: float) -> int:
@@ -134,8 +134,9 @@ def _whole(size: float) -> int:
 class PieceStream:
     """Five-second bars of one symbol, live or from history kept up to date.
 
-    History sends the newest bar again and again while it grows; it is given on when the next one
-    begins, or when it is asked for after its end.
+    History sends the newest bar again and again while it grows, and none where nothing is traded:
+    a bar is given on when the next one begins or when its time is over, and bars without trades
+    are put between.
 
     Parameters
     ----------
@@ -143,18 +144,19 @@ class PieceStream:
     growing : bool
         Whether bars grow, as those from history do.
     take : callable
-        Given each piece, once.
+        Given each piece, once, in order.
     refused : callable
     """
 
     def __init__(
         self, symbol: str, growing: bool, take: Callable[[Piece], None], refused: Refused
     ) -> None:
-        self.symbol = symbol
+        self.symbol, self.number = symbol, 0
         self._growing = growing
         self._take = take
         self._refused = refused
         self._held: Piece | None = None
+        self._last: Piece | None = None  # given on
 
     def bar(self, bar: Any) -> None:
         """A bar, stamped with its start."""
@@ -171,16 +173,41 @@ class PieceStream:
         if not self._growing:
             self._take(piece)
             return
+        newest = self._held or self._last
+        if newest is not None and piece.start < newest.start:
+            return
         if self._held is not None and piece.start > self._held.start:
-            self._take(self._held)
-        if self._held is None or piece.start >= self._held.start:
+            self._give()
+        self._fill(piece.start)
+        if self._last is None or piece.start > self._last.start:
             self._held = piece
 
-    def flush(self, now: datetime) -> None:
-        """Give on what has ended by `now`."""
+    def flush(self, now: datetime, fill: bool) -> None:
+        """Give on what has ended by `now`.
+
+        Parameters
+        ----------
+        now : datetime
+        fill : bool
+            Whether silence means that nothing was traded.
+        """
         if self._held is not None and self._held.start + PIECE <= now:
+            self._give()
+        if fill and self._held is None:
+            self._fill(now)
+
+    def _give(self) -> None:
+        if self._held is not None:
             self._take(self._held)
-            self._held = None
+            self._held, self._last = None, self._held
+
+    def _fill(self, until: datetime) -> None:
+        """Bars without trades from the last one given to `until`, within the session or not."""
+        while self._last is not None and self._last.start + 2 * PIECE <= until:
+            close = self._last.close
+            start = self._last.start + PIECE
+            self._last = Piece(self.symbol, start, close, close, close, close, 0.0, close)
+            self._take(self._last)
 
     def price(self, tick: int, price: float, size: float) -> None:
         """Not of this stream."""
@@ -196,7 +223,7 @@ class PieceStream:
 
     def failed(self, code: int, message: str) -> None:
         """An error frame with the number of this stream."""
-        self._refused(self.symbol, code, message)
+        self._refused(self, code, message)
 
 
 def bar_moment(stamp: Any) -> datetime:

@@ -215,15 +215,18 @@ async def rig(
     connect: bool = True,
     unreadable: int = 0,
     order_id_above: int = 0,
+    paced: bool = True,
     **settings: Any,
 ) -> AsyncIterator[Rig]:
     """A broker at a gateway; at the end neither may have failed to read anything."""
     venue = venue or venue_of()
+    if not paced:
+        venue.traits.messages_per_second = 1_000_000
     clock = VenueTime(venue)
     async with Gateway(venue, versions=(157, version), pacing=SystemClock()) as gateway:
         config = IbkrConfig(ibkr_port=gateway.port, connect_seconds=5, ask_seconds=5)
         config = config.model_copy(update={"retry_seconds": 0.02} | settings)
-        broker = IbkrBroker(config, clock, TwsClient(config, clock, messages_per_second=45))
+        broker = IbkrBroker(config, clock, TwsClient(config, clock, 45 if paced else 0))
         made = Rig(venue, gateway, broker, clock)
         broker.listen(made.events.append)
         try:
