@@ -316,11 +316,11 @@ def _print_books(ledger: Ledger, chosen: _Choice) -> None:
         [row["symbol"], row["shares"], f"{Decimal(row['average_cost']).quantize(_COSTS):,}"]
         for row in held
     ]
-    print(f"account {ledger.account}: {len(rows) or 'no'} positions")
+    print(f"positions of {ledger.account}: {len(rows) or 'none'}")
     if rows:
         print(columns(["symbol", "shares", "average_cost"], rows))
     when = f" of session {chosen.session}" if chosen.session else ""
-    pending = f", {money['fees_pending']} fees not told yet" if money["fees_pending"] else ""
+    pending = f"; fees not told yet: {money['fees_pending']}" if money["fees_pending"] else ""
     print(f"cash {_money_text(money['cash'])} USD")
     print(
         f"realised{when} {_money_text(money['realised'])} USD before fees of "
