@@ -172,11 +172,11 @@ class Cursor:
         return value or "0"
 
     def count(self, name: str, most: int = 1000) -> int:
-        """How many entries follow, between 0 and `most`."""
-        value = self.integer(name)
-        if not 0 <= value <= most:
-            raise self._wrong(name, str(value), f"0 to {most}")
-        return value
+        """How many entries follow, between 0 and `most`; never unset."""
+        value = self.integer_text(name)
+        if not value or not 0 <= int(value) <= most:
+            raise self._wrong(name, value, f"0 to {most}")
+        return int(value)
 
     def end(self) -> None:
         """Nothing may be left.

@@ -102,7 +102,7 @@ async def connected(
         logger.removeHandler(log)
         logger.setLevel(before[0])
         logger.propagate = before[1]
-    assert log.failures == []
+    assert not log.failures, log.failures
 
 
 async def round_trip(api: Any) -> None:
