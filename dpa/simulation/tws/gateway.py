@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from dpa.clock import Clock
+from dpa.clock import Clock, SystemClock
 from dpa.errors import ConfigError
 from dpa.simulation.tws.requests import VERSIONS
 from dpa.simulation.tws.session import Session, Shared, Trouble
@@ -39,7 +39,8 @@ class Gateway:
     versions : (int, int)
         Lowest and highest server version spoken, between 157 and 178.
     pacing : Clock, optional
-        What messages a second and historical requests are counted by; none: the venue's.
+        What messages a second and historical requests are counted by; none: the machine's, since
+        clients pace themselves by it, however fast the venue's time passes.
     later : callable, optional
         ``later(seconds, function)`` calls back then, for the lag of messages; none: the event
         loop's timer.
@@ -75,7 +76,7 @@ class Gateway:
             )
         self.host = host
         self._port = port
-        self._shared = Shared(venue, versions, pacing or venue.clock)
+        self._shared = Shared(venue, versions, pacing or SystemClock())
         self._later = later
         self._connections: set[_Connection] = set()
         self._server: asyncio.Server | None = None

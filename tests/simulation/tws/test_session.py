@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import struct
+import subprocess
+import sys
 from decimal import Decimal
 from typing import Any
 
@@ -451,3 +453,13 @@ def test_the_harness_sees_what_a_decoder_cannot_read(version: int) -> None:
             gateway.sessions[0].send((5, "no order at all"))
 
     run(work())
+
+
+def test_the_gateway_needs_none_of_the_big_libraries() -> None:
+    """It runs beside a client library, in an environment without models and clusters."""
+    names = "gateway", "venue", "control"
+    imports = "; ".join(f"import dpa.simulation.tws.{name}" for name in names)
+    heavy = {"torch", "ray", "lightgbm", "sklearn", "scipy", "fastapi", "plotly"}
+    words = f"import sys; {imports}; print(*sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
