@@ -28,7 +28,9 @@ from dpa.trading.events import Alert, Decided, Filled, Intended, Refused, Severi
 from dpa.trading.intents import record_of
 from dpa.trading.journal import Journal
 from dpa.trading.paper import PaperBroker
+from dpa.trading.recorder import KINDS, Recorder
 from dpa.trading.replay_feed import ReplayFeed
+from dpa.trading.report import SessionReport, lines, read_facts, write_report
 from dpa.trading.runner import Runner
 from dpa.trading.switch import Level, Switch
 from dpa.trading.types import Instrument, Purpose
@@ -98,7 +100,7 @@ def trade(bundles: Bundles, folder: Path, settings: Settings, n_bars: int = BARS
     clock, events = VirtualClock(opens), []
     switch = Switch(folder / "switch", clock)
     bus = Bus(clock, lambda why: switch.halt("bus", why))
-    bus.subscribe(events.append)
+    bus.subscribe(events.append, on_order_path=True)
     instruments = listed(panel)
     broker = PaperBroker(folder / "paper.sqlite", clock, CostModel(settings.costs), instruments)
     feed = ReplayFeed(panel, clock, first=BEGUN, half_spread_bps=HALF_SPREAD_BPS)
@@ -108,6 +110,7 @@ def trade(bundles: Bundles, folder: Path, settings: Settings, n_bars: int = BARS
         await graph.begin()
         decider = Recording(graph)
         with Journal(folder / "journal.sqlite", clock) as journal:
+            bus.subscribe(Recorder(journal).take, KINDS, on_order_path=True)
             dealer = Dealer(broker, journal, switch, clock, settings, bus.publish, instruments)
             await dealer.start()
             await feed.start(panel.names)
@@ -295,6 +298,28 @@ def test_fills_name_their_decisions_and_add_up_to_the_ledger(day):
         shares[symbol] = shares.get(symbol, Decimal(0)) + sign * event.execution.shares
     assert {symbol: held for symbol, held in shares.items() if held} == {}
     assert {r.intent.decision for r in day.of(Refused)} <= {i.decision for i in day.intents}
+
+
+def test_the_report_adds_up_to_the_account(day, settings, tmp_path):
+    begun = day.requests[0].time.to_pydatetime() - timedelta(hours=1)
+    with Journal.reader(day.journal) as journal:
+        facts = read_facts(journal, "PAPER", begun, begun + timedelta(days=1))
+    report = SessionReport.of(facts, settings)
+    assert report.fees is not None
+    assert report.realised - report.fees == day.ledger.cash - 1_000_000
+    assert report.unrealised == 0
+    assert sum((t.realised for t in report.trades), Decimal(0)) == report.realised
+    assert report.bars == BARS
+    assert sum(report.bound.values()) == BARS
+    assert len(facts.fills) == len(day.of(Filled))
+    assert len(report.refusals) == len(day.of(Refused))
+    # paper orders cross the spread that the model expects, and pay its commission
+    assert report.compared.total_bps == pytest.approx(report.compared.expected_bps, abs=0.2)
+    assert report.link_share == 1
+    document, page = write_report(report, tmp_path)
+    assert json.loads(document.read_text())["bars"] == BARS
+    assert "What orders cost" in page.read_text()
+    assert "unknown" not in "\n".join(lines(report))
 
 
 def test_cutting_the_future_changes_nothing_before(day, bundles, settings, tmp_path):
