@@ -7,6 +7,7 @@ import pytest
 from dpa.clock import SystemClock
 from dpa.config import IbkrConfig
 from dpa.errors import ConfigError, HaltError, TransientError
+from dpa.simulation.tws.markets import planted_market
 from dpa.simulation.tws.words import Traits
 from dpa.trading.broker import LinkChanged, Notice
 from dpa.trading.ibkr import client as client_module
@@ -258,6 +259,41 @@ def test_an_answer_that_came_too_late_is_not_taken_for_the_next_one() -> None:  
     run(scenario)
 
 
+def test_yesterdays_fills_are_told_no_more_and_the_position_is() -> None:  # fault 15
+    async def scenario() -> None:
+        market = planted_market(seed=7, names=2, sessions=2, interval="30m")
+        async with rig(venue=venue_of(market=market), paced=False) as r:
+            await r.place(shares=100)
+            today = r.clock.now().date()
+            r.fault(do="disconnect")
+            while r.clock.now().date() == today or not r.venue.hours.is_open(r.clock.now()):
+                r.venue.advance()
+            await r.until(lambda: links(r.events) == [True, False, True])
+            snapshot = await r.broker.snapshot()
+            assert snapshot.complete
+            assert snapshot.executions == snapshot.completed_orders == ()
+            assert [p.shares for p in snapshot.positions] == [100]
+
+    run(scenario)
+
+
+def test_hours_of_half_days_and_holidays_are_those_of_the_venue() -> None:  # fault 24
+    async def scenario() -> None:
+        market = planted_market(seed=7, names=1, sessions=1, interval="30m", start="2024-07-02")
+        async with rig(venue=venue_of(market=market)) as r:
+            (found,) = (await r.broker.instruments([r.symbol])).values()
+            hours = [(a.isoformat()[:16], b.isoformat()[:16]) for a, b in found.liquid_hours]
+            assert hours[:3] == [
+                ("2024-07-02T13:30", "2024-07-02T20:00"),
+                ("2024-07-03T13:30", "2024-07-03T17:00"),
+                ("2024-07-05T13:30", "2024-07-05T20:00"),
+            ]
+            assert found.lot == 1
+            assert found.has_close
+
+    run(scenario)
+
+
 def test_lost_servers_stop_orders_and_not_fills() -> None:  # fault 10
     async def scenario() -> None:
         async with rig() as r:
@@ -320,19 +356,29 @@ def test_a_message_that_cannot_be_read_stops_trading() -> None:  # fault 32
     run(scenario)
 
 
-def test_messages_keep_to_their_pace_and_cancels_go_first() -> None:  # fault 19
+def test_messages_keep_to_their_pace_and_cancels_go_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fault 19
     async def scenario() -> None:
         async with rig() as r:
             order = await r.place(away=True)
-            await asyncio.sleep(0)
+            sent: list[str] = []
+            call = r.broker.client.call
+
+            def spy(method: str, *arguments: object) -> None:
+                sent.append(method)
+                call(method, *arguments)
+
+            monkeypatch.setattr(r.broker.client, "call", spy)
             asked = [
                 asyncio.create_task(r.broker.client.send(Urgency.DATA, "reqCurrentTime"))
                 for _ in range(60)
             ]
             await asyncio.sleep(0)
-            assert r.broker.client.pace.waiting > 0
+            already, waiting = len(sent), r.broker.client.pace.waiting
+            assert waiting > 0
             await r.broker.cancel(order)
-            assert r.broker.client.pace.waiting > 0
+            assert sent.index("cancelOrder") == already
             await asyncio.gather(*asked)
             await r.settle()
             assert 100 not in codes(r.events)
