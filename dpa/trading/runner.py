@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from dpa.clock import Clock
 from dpa.config import Settings
@@ -337,7 +337,7 @@ class TimeKeeper:
         self._reader, self._writer = reader, writer
 
     @classmethod
-    async def connect(cls, host: str, port: int, token: str) -> "TimeKeeper":
+    async def connect(cls, host: str, port: int, token: str) -> Self:
         """Connect, and say the token.
 
         Raises

@@ -1,0 +1,206 @@
+"""The trader as an actor: named, detached, started again when it dies. Wiring only.
+
+There is one in a cluster, ``trader`` in the namespace ``dpa``; what it knows is on the disk, so
+that one that was killed comes up where it was. See dpa/trading/service.py and docs/trading.md.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any, Final
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from dpa.clock import SystemClock
+from dpa.errors import DpaError, HaltError, UserError
+from dpa.serving.types import RequestError
+from dpa.trading.places import Places, Start
+from dpa.trading.service import TradingService
+from dpa.trading.switch import Switch
+
+NAME: Final = "trader"
+NAMESPACE: Final = "dpa"
+START_SECONDS: Final = 120.0  # for the first attempt to begin
+STOP_SECONDS: Final = 30.0
+CURE: Final = "start one with 'dpa trade start'"
+
+
+class Trader:
+    """Runs a trading service in a task of its own, and answers for it.
+
+    Parameters
+    ----------
+    start : Start
+    """
+
+    async def __init__(self, start: Start) -> None:
+        logging.getLogger("dpa").setLevel(logging.INFO)
+        self._service = TradingService(start)
+        self._task = asyncio.get_running_loop().create_task(self._service.run())
+
+    async def begun(self) -> dict[str, Any]:
+        """The status once the first attempt to begin is over."""
+        await self._service.settled.wait()
+        return self._service.status()
+
+    async def status(self) -> dict[str, Any]:
+        """See :meth:`TradingService.status`."""
+        return self._service.status()
+
+    async def command(
+        self, name: str, by: str, why: str, seen: str | None = None
+    ) -> dict[str, Any]:
+        """See :meth:`TradingService.command`."""
+        return await self._service.command(name, by, why, seen)
+
+    async def stop(self) -> dict[str, Any]:
+        """Cancel what works and end; the last status."""
+        await self._service.stop()
+        await asyncio.wait({self._task}, timeout=STOP_SECONDS)
+        return self._service.status()
+
+
+def find_trader() -> Any:
+    """The handle of the actor; none when there is none. Ray must be connected."""
+    try:
+        return ray.get_actor(NAME, namespace=NAMESPACE)
+    except ValueError:
+        return None
+
+
+def start_trader(start: Start, seconds: float = START_SECONDS) -> tuple[Any, dict[str, Any]]:
+    """Start the actor; its handle, and its status after the first attempt to begin.
+
+    Raises
+    ------
+    UserError
+        One is there already, says who; or nobody may trade there, says why.
+    """
+    if (running := find_trader()) is not None:
+        raise UserError(_taken(running), "see 'dpa trade status'; end it with 'dpa trade stop'")
+    Places(start.storage).keep(start)
+    options: dict[str, Any] = {
+        "name": NAME,
+        "namespace": NAMESPACE,
+        "lifetime": "detached",
+        "max_restarts": -1,
+        "max_task_retries": 0,
+        "num_cpus": 0,
+    }
+    try:
+        handle = ray.remote(Trader).options(**options).remote(start)
+    except ValueError as e:  # somebody else was faster
+        raise UserError(_taken(find_trader()), "see 'dpa trade status'") from e
+    try:
+        status: dict[str, Any] = ray.get(handle.begun.remote(), timeout=seconds)
+    except BaseException:
+        ray.kill(handle, no_restart=True)
+        raise
+    if status["state"] == "refused":
+        ray.kill(handle, no_restart=True)
+        raise UserError(f"nothing is traded: {status['why']}")
+    return handle, status
+
+
+def _taken(handle: Any) -> str:
+    with contextlib.suppress(Exception):  # whatever it is, it is there
+        status = ray.get(handle.status.remote(), timeout=5.0)
+        holder = status["lease"]["holder"] or f"process {status['pid']}"
+        return f"a trader runs already: {holder}, since {status['since']}"
+    return "a trader runs already"
+
+
+def stop_trader(handle: Any, seconds: float = STOP_SECONDS + 10.0) -> dict[str, Any] | None:
+    """Let the trader cancel and end, and take the actor away; its last status, or none."""
+    status = None
+    with contextlib.suppress(RayActorError, ray.exceptions.GetTimeoutError):
+        status = ray.get(handle.stop.remote(), timeout=seconds)
+    ray.kill(handle, no_restart=True)
+    return status
+
+
+class TraderLink:
+    """The trader, as HTTP asks it (:class:`dpa.serving.types.Trader`).
+
+    Parameters
+    ----------
+    places : Places
+        Of the storage that is served.
+    """
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+
+    async def status(self) -> Mapping[str, Any]:
+        """See :class:`dpa.serving.types.Trader`."""
+        handle = await self._handle()
+        found: Mapping[str, Any] = await self._asked(handle.status.remote())
+        return found
+
+    async def command(
+        self, name: str, by: str, why: str, seen: str | None = None
+    ) -> Mapping[str, Any]:
+        """See :class:`dpa.serving.types.Trader`."""
+        if name == "kill":  # the file first: it holds whoever lives or comes
+            await asyncio.to_thread(self._halt, by, why)
+        handle = await self._handle(killed=name == "kill")
+        if name == "stop":
+            found: Mapping[str, Any] = await self._asked(handle.stop.remote())
+            ray.kill(handle, no_restart=True)
+            return found
+        asked: Mapping[str, Any] = await self._asked(handle.command.remote(name, by, why, seen))
+        return asked
+
+    def _halt(self, by: str, why: str) -> None:
+        if self._places.folder.is_dir():
+            Switch(self._places.switch, SystemClock()).halt(by, why)
+
+    async def _handle(self, killed: bool = False) -> Any:
+        handle = await asyncio.to_thread(find_trader)
+        if handle is None:
+            done = "; trading is halted all the same" if killed else ""
+            cure = "cancel at the broker with 'dpa kill'" if killed else CURE
+            raise RequestError(503, "not_ready", f"no trader runs{done}", cure)
+        return handle
+
+    async def _asked(self, call: Any) -> Any:
+        try:
+            return await call
+        except RayTaskError as e:
+            cause = e.cause
+            if isinstance(cause, UserError):
+                raise RequestError(409, "conflict", cause.what, cause.cure) from None
+            if isinstance(cause, HaltError | DpaError):
+                raise RequestError(503, "not_ready", cause.what, cause.cure) from None
+            raise
+        except RayActorError as e:
+            raise RequestError(
+                503, "not_ready", "the trader does not answer; it is started again", "try again"
+            ) from e
+
+
+def connect_ray(address: str | None) -> None:
+    """Connect to the cluster that runs.
+
+    Raises
+    ------
+    ClusterUnavailable
+        There is none.
+    """
+    from dpa.errors import ClusterUnavailable
+
+    where = address or os.environ.get("RAY_ADDRESS") or "auto"
+    try:
+        ray.init(
+            address=where,
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, ValueError) as e:
+        raise ClusterUnavailable(
+            f"no Ray cluster answers at {where!r}", "start one: make serve, or ray start --head"
+        ) from e
