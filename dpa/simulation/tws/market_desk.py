@@ -112,7 +112,7 @@ class MarketDesk:
     def quote(self, contract: Contract, quote: SimQuote) -> None:
         """The market moved."""
         for line in self._market.of(contract):
-            kind = self._kind(line.asked)
+            kind = self._kind(line.asked, contract)
             if kind:
                 self._tell(line.messages(quote, kind))
         for ticks in self._ticks.of(contract):
@@ -159,16 +159,17 @@ class MarketDesk:
 
     def market_data(self, request: requests.MarketData) -> None:
         """Follow quotes, or tell the one there is."""
-        number, kind = request.id, self._kind(self._data_type)
+        number = request.id
         find = self.contract if request.snapshot else self._line
         contract = find(number, request.asked)
         if contract is None:
             return
+        kind = self._kind(self._data_type, contract)
         missing = "Requested market data is not subscribed."
         if not kind:
             self._teller.error(number, 354, f"{missing} Delayed market data is available.")
             return
-        if kind == DELAYED:
+        if kind in (DELAYED, DELAYED_FROZEN):
             self._teller.error(number, 10167, f"{missing} Displaying delayed market data.")
         line = MarketLine(number, contract, request.generic, self._data_type)
         self._teller.send(line.start())
@@ -263,11 +264,18 @@ class MarketDesk:
             words = f"No historical data query found for ticker id:{number}"
             self._teller.error(number, 366, words)
 
-    def _kind(self, asked: int) -> int:
+    def _kind(self, asked: int, contract: Contract) -> int:
         """Kind of data a client gets that asked for a kind; 0: none."""
+        frozen = asked in (FROZEN, DELAYED_FROZEN) and self._is_closed(contract)
         if self._venue.traits.subscribed:
-            return LIVE
-        return 0 if asked in (LIVE, FROZEN) else DELAYED
+            return FROZEN if frozen else LIVE
+        if asked in (LIVE, FROZEN):
+            return 0
+        return DELAYED_FROZEN if frozen else DELAYED
+
+    def _is_closed(self, contract: Contract) -> bool:
+        now = self._venue.clock.now()
+        return not any(opens <= now < closes for opens, closes in contract.liquid_hours)
 
     def _line(self, number: int, asked: Asked) -> Contract | None:
         """The contract of a new line, unless there may be no more."""

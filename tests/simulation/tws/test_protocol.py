@@ -14,6 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpa.simulation.tws.markets import planted_market
+from dpa.simulation.tws.venue import SimVenue
 from dpa.simulation.tws.words import SimOrder, SimQuote
 from tests.simulation.tws.clients import (
     CLIENT,
@@ -180,6 +182,26 @@ def test_without_a_subscription_live_data_is_refused_and_delayed_data_is_marked(
             venue.traits.subscribed = True
             await step(venue, gateway, api, 2)
             assert delayed.marketDataType == 1
+
+    run(work())
+
+
+@pytest.mark.parametrize(("asked", "before", "after"), [(1, 1, 1), (2, 2, 1), (3, 1, 1), (4, 2, 1)])
+def test_data_is_frozen_for_those_who_ask_while_the_market_is_closed(
+    version: int, asked: int, before: int, after: int
+) -> None:
+    async def work() -> None:
+        market = planted_market(seed=7, names=2, sessions=1, history=1, interval="30m")
+        venue = SimVenue(market, traits=lively())
+        async with gateway_of(venue, version) as gateway, connected(gateway) as api:
+            api.reqMarketDataType(asked)
+            ticker = api.reqMktData(stock(venue))
+            await round_trip(api)
+            assert ticker.marketDataType == before
+            while not venue.tape.parts:
+                await step(venue, gateway, api)
+            assert ticker.marketDataType == after
+            assert ticker.bid == float(quote_of(venue).bid or -1)
 
     run(work())
 
