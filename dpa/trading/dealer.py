@@ -141,6 +141,7 @@ class Dealer:
         self._asked_at: datetime | None = None
         self._suspected: tuple[Break, ...] = ()
         self._missed: dict[str, datetime] = {}
+        self._settled: set[str] = set()  # ended, and what the broker says of them is known
         self._added: list[datetime] = []
         self._flatten_again: dict[str, datetime] = {}
         self._told_flat = False
@@ -605,6 +606,8 @@ class Dealer:
         adopted = self._book(snapshot)
         found = compare(snapshot, self._books(snapshot, before, asked_at), adopted)
         self._asked_at = asked_at
+        if found.complete:
+            self._hearing.overfilled.clear()
         with self._journal.transaction():
             found = self._settle(found, asked_at)
         for word in found.strays:
@@ -626,9 +629,13 @@ class Dealer:
         return adopted
 
     def _books(self, snapshot: BrokerSnapshot, before: set[str], asked_at: datetime) -> Books:
-        refs = {order.ref for order in self._live}
-        refs |= {word.ref for word in (*snapshot.open_orders, *snapshot.completed_orders)}
+        refs = {order.ref for order in self._live} | self._hearing.overfilled
+        refs |= {word.ref for word in snapshot.open_orders}
+        refs |= {word.ref for word in snapshot.completed_orders} - self._settled
         orders = {ref: order for ref in refs if (order := self._live.find(ref)) is not None}
+        ended = {ref for ref, order in orders.items() if order.state.is_final}
+        absent = {ref for ref in ended if orders[ref].state is OrderState.ABSENT}
+        self._settled |= {ref for ref in ended - absent if ref not in self._live}
         silence = timedelta(seconds=self._settings.trading.unknown_seconds)
         return Books(
             account=self.account,

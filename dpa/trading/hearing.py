@@ -48,6 +48,8 @@ class Hearing:
     ----------
     linked : bool
         What the broker last said of its connection; changed at once, so that nothing is sent.
+    overfilled : set of str
+        Refs of orders with more fills than shares, by what was told so far.
     ask : bool
         Something was said that only the broker's own lists can decide.
     stale : bool
@@ -72,7 +74,9 @@ class Hearing:
         self._strangers: set[tuple[int, int, str]] = set()
         self._refused: dict[str, Notice] = {}
         self._answered: set[str] = set()
+        self._booked: set[Execution | Commission] = set()
         self.account = ""
+        self.overfilled: set[str] = set()
         self.linked = True
         self.ask = False
         self.stale = False
@@ -110,7 +114,7 @@ class Hearing:
                     self._make_fact(event)
         except Exception:  # nothing of them is on the disk: each by itself, then
             log.exception("events of the broker")
-            self._live.load()
+            self._forget_unkept()
             for event in events:
                 self._alone(event)
 
@@ -120,8 +124,12 @@ class Hearing:
                 self._make_fact(event)
         except Exception as e:  # surfaced below: trading halts
             log.exception("event of the broker: %r", event)
-            self._live.load()
+            self._forget_unkept()
             self._halt(f"an event of the broker could not be booked: {event!r}: {e!r}")
+
+    def _forget_unkept(self) -> None:
+        self._live.load()
+        self._booked.clear()
 
     def _make_fact(self, event: BrokerEvent) -> None:
         match event:
@@ -206,7 +214,11 @@ class Hearing:
 
     def executed(self, execution: Execution) -> bool:
         """Book a fill; False when it was known, or is another account's."""
-        if execution.account != self.account or not self._journal.executed(execution):
+        if execution.account != self.account or execution in self._booked:
+            return False
+        new = self._journal.executed(execution)
+        self._booked.add(execution)
+        if not new:
             return False
         intent = self._journal.intent(execution.ref)
         now = self._clock.now()
@@ -235,7 +247,8 @@ class Hearing:
     def _watch_fill(self, order: Order, execution: Execution) -> None:
         symbol, intended = order.intent.symbol, order.intent.shares
         if self._journal.filled(order.ref) > intended:
-            self._halt(f"{symbol}: more than {intended} filled for intent {order.ref}")
+            self.ask = True  # a correction may be on its way; the broker's lists decide
+            self.overfilled.add(order.ref)
         other = order.perm_id and execution.perm_id and order.perm_id != execution.perm_id
         earlier = execution.order_id > 0 and execution.order_id != order.order_id
         if other or (earlier and not order.perm_id):
@@ -243,7 +256,10 @@ class Hearing:
 
     def charged(self, commission: Commission) -> bool:
         """Book a fee; False when it was known."""
+        if commission in self._booked:
+            return False
         new = self._journal.charged(commission)
+        self._booked.add(commission)
         if new:
             self._publish(Charged(self._clock.now(), commission))
         return new

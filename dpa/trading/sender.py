@@ -106,6 +106,7 @@ class Sender:
         self._switch, self._clock, self._settings = switch, clock, settings
         self._instruments, self._publish, self._halt = instruments, publish, halt
         self._situation, self._ready = situation, ready
+        self._highest = journal.order_id_mark
         self._cancelled_at: dict[str, datetime] = {}
         trading = settings.trading
         self.queue: Throttle[Message] = Throttle(
@@ -214,8 +215,7 @@ class Sender:
 
     async def _cancels(self, messages: list[Message]) -> None:
         orders = [o for m in messages if (o := self._live.get(m.ref)) and o.state.may_fill]
-        with self._journal.transaction():
-            self._live.keep(*[lifecycle.cancelling(order) for order in orders])
+        self._live.keep(*[lifecycle.cancelling(order) for order in orders])
         for order in orders:
             self._live.heard(order.ref)
             self._cancelled_at[order.ref] = self._clock.now()
@@ -240,14 +240,29 @@ class Sender:
             if found is not None:
                 refusals.append(self._refuse(order, found.code, found.what, found.cure))
             else:
-                ready.append(self._priced(order, quotes))
-        with self._journal.transaction():
-            for order in ready:
-                self._live.keep(order)
+                ready.append(self._priced(self._in_turn(order), quotes))
+        ready.sort(key=lambda order: order.order_id)
+        self._live.keep(*ready)
         for order in ready:
             found = await self._send(order)
             refusals += [found] if found else []
         return refusals
+
+    def _in_turn(self, order: Order) -> Order:
+        """Return an order whose number is above all that were sent; brokers refuse lower ones.
+
+        One that was overtaken while it waited gets another number, as another attempt: nothing
+        was sent of the one before.
+        """
+        if order.order_id > self._highest and order.order_id >= self._broker.next_order_id:
+            return order
+        why = "its number was overtaken while it waited; nothing was sent"
+        number = max(self._journal.order_id_mark + 1, self._broker.next_order_id)
+        again = Order(order.intent, order.attempt + 1, number, limit=order.limit)
+        with self._journal.transaction():
+            self._live.keep(replace(order, state=OrderState.ABSENT, reason=why), why=why)
+            self._live.new_attempt(again)
+        return again
 
     def _look(self, order: Order, situation: Situation) -> Refusal | None:
         """Check an order as if it were not there yet."""
@@ -307,9 +322,11 @@ class Sender:
             what = f"{symbol}: the broker went away before it was sent"
             return self._refuse(order, RefusalCode.NOT_READY, what)
         self._live.placed(order.ref)
+        before, self._highest = self._highest, max(self._highest, order.order_id)
         try:
             await self._broker.place(order)
         except TransientError as e:
+            self._highest = before
             log.warning("order %s was not sent: %s", order.ref, e)
             self.place(order, reducing=not order.intent.purpose.adds)
         except OutcomeUnknown as e:

@@ -227,6 +227,7 @@ class Truth:
     held: list[Held] = field(default_factory=list)
     fills: dict[str, Execution] = field(default_factory=dict)
     fees: dict[str, Commission] = field(default_factory=dict)
+    stems: dict[int, list[str]] = field(default_factory=dict)
     numbers: int = 0
 
     def of(self, ref: str) -> list[Held]:
@@ -239,8 +240,8 @@ class Truth:
 
     def filled(self, held: Held) -> Decimal:
         """Shares filled of an order."""
-        ours = [e for e in self.fills.values() if e.perm_id == held.perm_id]
-        return sum((e.shares for e in ours), Decimal(0))
+        stems = self.stems.get(held.perm_id, ())
+        return sum((self.fills[stem].shares for stem in stems), Decimal(0))
 
     def positions(self) -> dict[str, Decimal]:
         """Shares by symbol, flat ones left out."""
@@ -394,6 +395,7 @@ class ScriptedBroker:
             perm_id=held.perm_id,
         )
         self.truth.fills[execution.stem] = execution
+        self.truth.stems.setdefault(held.perm_id, []).append(execution.stem)
         fee = Commission(execution.exec_id, Decimal("0.35"))
         self.truth.fees[execution.exec_id] = fee
         if self.truth.filled(held) >= held.order.intent.shares:

@@ -180,6 +180,32 @@ def test_2_a_second_order_of_an_intent_at_the_broker_halts_and_is_cancelled(
         assert broker.truth.held[1].state is S.CANCELLED
 
 
+def test_2_more_filled_than_intended_is_asked_about_and_a_correction_explains_it(
+    tmp_path: Path,
+) -> None:
+    with trading(tmp_path) as (made, broker):
+        run(made.send(BUY))
+        (held,) = broker.truth.held
+        first = broker.fill(held, 60)
+        broker.fill(held, 100)
+        after = replace(first, exec_id=f"{first.stem}.02", shares=Decimal(0))
+        broker.truth.fills[first.stem] = after
+        run(made.beat(3))
+        assert made.switch.level is Level.RUNNING
+        assert made.dealer.positions == {"AAPL": Decimal(100)}
+
+
+def test_2_more_filled_than_intended_halts(tmp_path: Path) -> None:
+    made, broker = scripted(tmp_path)
+    run(made.dealer.start())
+    run(made.send(BUY))
+    broker.fill(broker.truth.held[0], 101)
+    run(made.beat(3))
+    assert made.switch.level is Level.HALTED
+    assert "101 filled of 100" in made.switch.read().why
+    made.close()
+
+
 # 3. a guess ends nothing
 
 
@@ -563,6 +589,24 @@ def test_9_order_numbers_only_rise_whatever_the_broker_forgets(tmp_path: Path) -
         numbers = [held.order.order_id for held in broker.truth.held]
         assert numbers == [500, 501, 502]
         assert made.journal.order_id_mark == 502
+
+
+def test_9_an_order_that_was_overtaken_in_the_queue_gets_another_number(tmp_path: Path) -> None:
+    with trading(tmp_path, messages_per_second=1) as (made, broker):
+        run(made.send(BUY))
+        broker.fill(broker.truth.held[0], 100)
+        run(made.beat(1))
+        waiting = [intent("MSFT", 1), intent("XOM", 1), intent("BRK.B", 1)]
+        run(made.send(*waiting))
+        run(made.send(EXIT))
+        for _ in range(4):
+            run(made.beat(1))
+        sent = [(held.order.intent.symbol, held.order.order_id) for held in broker.truth.held]
+        assert [symbol for symbol, _ in sent] == ["AAPL", "MSFT", "AAPL", "XOM", "BRK.B"]
+        numbers = [number for _, number in sent]
+        assert numbers == sorted(set(numbers))
+        overtaken = made.journal.attempts(waiting[1].id)
+        assert [order.state for order in overtaken] == [S.ABSENT, S.WORKING]
 
 
 def test_9_a_number_the_broker_calls_used_is_left_far_behind(tmp_path: Path) -> None:
