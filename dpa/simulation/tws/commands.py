@@ -90,6 +90,9 @@ def _add_market(group: Any) -> None:
 def _add_venue(group: Any) -> None:
     group.add_argument("--accounts", default=ACCOUNT, metavar="DU..,..", help=f"[{ACCOUNT}]")
     group.add_argument("--cash", default="1000000", metavar="USD", help="of each [1000000]")
+    group.add_argument(
+        "--books", metavar="FILE", help="accounts begin as an earlier --truth says they ended"
+    )
     group.add_argument("--faults", metavar="FILE", help="YAML of what goes wrong, and when")
     group.add_argument("--lines", type=int, default=100, help="market data lines a client has")
     group.add_argument(
@@ -141,9 +144,21 @@ def run_tws(arguments: argparse.Namespace) -> int:
     deposit, market = _money(arguments.cash), market_from(arguments)
     speed = 0.0 if arguments.stepped else arguments.speed
     clock = VenueClock(market.starts_at - BEFORE, SystemClock(), speed)
-    venue = SimVenue(market, traits, deposit, script=script, clock=clock)
+    series = int(f"{market.starts_at:%Y%m%d}")  # fills of another day have other ids
+    venue = SimVenue(market, traits, deposit, script=script, clock=clock, series=series)
+    if arguments.books is not None:
+        venue.take_over(_read_books(Path(arguments.books)))
     asyncio.run(_serve(venue, arguments))
     return 0
+
+
+def _read_books(path: Path) -> dict[str, Any]:
+    """Accounts of a truth."""
+    try:
+        books: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["accounts"]
+        return books
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise ConfigError(f"--books {path}: cannot be read ({e!r})", "give a --truth") from e
 
 
 async def _serve(venue: SimVenue, arguments: argparse.Namespace) -> None:

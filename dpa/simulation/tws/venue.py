@@ -62,6 +62,8 @@ class SimVenue:
         first open.
     size_increment : Decimal
         Shares are multiples of it; below 1 for fractional shares.
+    series : int
+        First part of the ids of fills: those of another series are others.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class SimVenue:
         script: Script | None = None,
         clock: VenueClock | None = None,
         size_increment: Decimal = Decimal(1),
+        series: int = 0xE0D5,
     ) -> None:
         starts, self.ends_at = market.starts_at - BEFORE, market.ends_at + AFTER
         self.market, self.traits = market, traits or Traits()
@@ -89,7 +92,7 @@ class SimVenue:
         self.outlet = Outlet(self.agenda, self.clock.now)
         self.events = 0  # done so far
         self._executions: list[tuple[SimExecution, SimCommission]] = []
-        self._sequence = 0
+        self._series, self._sequence = series, 0
         self._day = starts
         self._stirring = False
         self._steps = market.steps()
@@ -500,7 +503,7 @@ class SimVenue:
         order.commission = work.fee
         self._sequence += 1
         execution = SimExecution(
-            f"0000e0d5.{self._sequence:08x}.01.01",
+            f"{self._series:08x}.{self._sequence:08x}.01.01",
             order.order_id,
             order.client_id,
             order.perm_id,
@@ -589,6 +592,26 @@ class SimVenue:
         self.outlet.correction(order, new, commission)
         self._tell_position(new)
         return new
+
+    def take_over(self, books: Mapping[str, Any]) -> None:
+        """Let accounts begin with the cash and the positions of an earlier :meth:`truth`.
+
+        Raises
+        ------
+        ConfigError
+            When an account or a symbol is not there, or a number is none.
+        """
+        for name, book in books.items():
+            if name not in self.accounts:
+                raise ConfigError(f"books: there is no account {name!r}", "see --accounts")
+            account = self.accounts[name]
+            try:
+                account.deposit = account.cash = Decimal(book["cash"])
+                for symbol, held in book["positions"].items():
+                    con_id = self.listing.contracts[self.place_of(symbol)].con_id
+                    account.give(con_id, Decimal(held["shares"]), Decimal(held["average_cost"]))
+            except (KeyError, TypeError, ArithmeticError) as e:
+                raise ConfigError(f"books: {name}: {e!r}", "give the accounts of a --truth") from e
 
     def open_account(self, name: str) -> None:
         """An account by that name, with the deposit of the first one, unless there is one."""

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpa.errors import ConfigError
 from dpa.simulation.tws.book import FIRST_PERM_ID
+from dpa.simulation.tws.markets import planted_market
 from dpa.simulation.tws.venue import SimVenue
 from dpa.simulation.tws.words import Traits
 from tests.simulation.tws.venues import (
@@ -109,7 +111,7 @@ def test_ioc_takes_what_is_there_and_ends():
 
 
 def test_a_stop_waits_for_its_price(flat):
-    venue, ear = open_venue(flat)
+    venue, _ = open_venue(flat)
     place(venue, 1, action="SELL", orderType="STP", auxPrice="49.00")
     place(venue, 2, action="SELL", orderType="STP LMT", auxPrice="50.01", limit=None, lmtPrice=49)
     assert order(venue, 1).status == "PreSubmitted"
@@ -338,3 +340,24 @@ def test_fields_of_an_order_are_kept_as_they_came(flat):
     venue, _ = open_venue(flat)
     place(venue, 1, limit="1.00", outsideRth="1")
     assert order(venue, 1).fields == fields(limit="1.00", outsideRth="1")
+
+
+def test_accounts_begin_as_an_earlier_truth_says():
+    venue = SimVenue(planted_market(3, 2))
+    symbol = venue.market.panel.names[1]
+    books = {
+        "DU1234567": {
+            "cash": "5000.25",
+            "positions": {symbol: {"shares": "-7", "average_cost": "99.5", "realised": "1"}},
+        }
+    }
+    venue.take_over(books)
+    told = venue.truth()["accounts"]["DU1234567"]
+    assert told["cash"] == "5000.25"
+    assert {s: (h["shares"], h["average_cost"]) for s, h in told["positions"].items()} == {
+        symbol: ("-7", "99.5")
+    }
+    with pytest.raises(ConfigError, match="no account 'DU9'"):
+        venue.take_over({"DU9": {"cash": "1", "positions": {}}})
+    with pytest.raises(ConfigError, match="books: DU1234567"):
+        venue.take_over({"DU1234567": {"cash": "1", "positions": {symbol: {}}}})
