@@ -119,16 +119,16 @@ class BookOfAccounts:
             self._nav = nav
         self._keep()
         exposed = nav.is_finite() and nav > 0
-        share = [float(value / nav) for value in values] if exposed else []
+        share = [value / nav for value in values] if exposed else []
         unknown = float("nan")
         return Worth(
             session,
             nav,
             self._prior_nav,
             cash,
-            sum(map(abs, share)) if exposed else unknown,
-            sum(share) if exposed else unknown,
-            max(map(abs, share), default=0.0) if exposed else unknown,
+            float(sum(map(abs, share))) if exposed else unknown,
+            float(sum(share)) if exposed else unknown,
+            float(max(map(abs, share), default=0)) if exposed else unknown,
             unpriced,
         )
 
