@@ -84,7 +84,7 @@ def test_missing_bars_stay_missing():
     venue, ear = published(made)
     found = rebuilt(made, ear.heard("realtime_bar"))
     np.testing.assert_array_equal(found["close"], prices)
-    first = [bar for contract, bar in ear.heard("realtime_bar") if contract.symbol == "N2"][0]
+    first = next(bar for contract, bar in ear.heard("realtime_bar") if contract.symbol == "N2")
     assert first.time == made.opens[20]
     bars = venue.history(venue.find(0, "N1"), venue.clock.now(), 86_400, 300, True)
     assert len(bars) == 75
