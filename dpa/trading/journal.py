@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,9 @@ STEPS = (
 
 FILE_NAME = "journal.sqlite"
 """Of a journal in a folder of its account, below ``trading`` in the storage."""
+
+FILLS_KEPT = timedelta(days=7)
+"""Single fills that the writer's ledger holds at least; older ones are in its sums only."""
 
 _ZERO = Decimal(0)
 
@@ -110,7 +114,8 @@ class Journal(JournalReader):
     def ledger(self, account: str) -> Ledger:
         """The books of an account, kept up to date with what is on the disk.
 
-        Read them, never change them; ask again after :meth:`set_baseline`.
+        Read them, never change them, and ask again each time. Single fills older than one to
+        two weeks are in the sums only; a reader has them all.
         """
         with self._lock:
             if account not in self._ledgers:
@@ -379,12 +384,26 @@ class Journal(JournalReader):
 
     def _book(self) -> None:
         told, self._books = self._books, []
-        for ledger in self._ledgers.values():
+        for account, ledger in tuple(self._ledgers.items()):
             for one in told:
+                if isinstance(one, Execution) and one.account != account:
+                    continue
+                if not ledger.can_book(one, self._repeated(one)):
+                    del self._ledgers[account]  # made anew when it is asked for
+                    break
                 if isinstance(one, Commission):
                     ledger.charge(one)
-                elif one.account == ledger.account:
+                else:
                     ledger.execute(one)
+            else:
+                _settle(ledger)
+
+    def _repeated(self, told: Execution | Commission) -> bool:
+        """Whether something else of the same fill was told before."""
+        stem = told.exec_id.rpartition(".")[0] or told.exec_id
+        query = "SELECT 1 FROM executions WHERE stem = ? AND exec_id != ?"
+        itself = told.exec_id if isinstance(told, Execution) else ""
+        return bool(self._rows(query, stem, itself))
 
     def _undo(self) -> None:
         self._last, self._hash = self._before
@@ -496,6 +515,12 @@ class Journal(JournalReader):
 def _newest(db: sqlite3.Connection) -> tuple[int, bytes]:
     row = db.execute("SELECT number, hash FROM events ORDER BY number DESC LIMIT 1").fetchone()
     return (row["number"], row["hash"]) if row else (0, tables.GENESIS)
+
+
+def _settle(ledger: Ledger) -> None:
+    oldest, newest = ledger.oldest, ledger.newest
+    if oldest is not None and newest is not None and newest - oldest > 2 * FILLS_KEPT:
+        ledger.settle(newest - FILLS_KEPT)
 
 
 def _place(order: Order) -> tuple[str, int]:

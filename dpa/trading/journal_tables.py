@@ -51,6 +51,7 @@ CREATE TABLE executions (
     liquidation INTEGER NOT NULL, event INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX executions_ref ON executions (ref, attempt);
+CREATE INDEX executions_stem ON executions (stem);
 CREATE INDEX executions_account ON executions (account, event);
 CREATE TABLE commissions (
     exec_id TEXT PRIMARY KEY, amount TEXT NOT NULL, currency TEXT NOT NULL, event INTEGER NOT NULL

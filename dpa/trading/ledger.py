@@ -109,6 +109,15 @@ class _Book:
         del self.keys[place], self.fills[place]
         self._fold(place)
 
+    def settle(self, before: datetime) -> list[Execution]:
+        place = bisect_left(self.keys, (before, ""))
+        if not place:
+            return []
+        self.start, settled = self.after[place - 1], self.fills[:place]
+        for rows in (self.keys, self.fills, self.after):
+            del rows[:place]
+        return settled
+
     def restart(self, start: _Held) -> None:
         self.start = start
         self._fold(0)
@@ -147,6 +156,11 @@ class Ledger:
         self._corrected: dict[str, Execution] = {}  # covered fills that were corrected since
         self._counted: dict[str, Execution] = {}
         self._told: dict[str, Commission] = {}
+        self._settled_before: datetime | None = None
+        self._unpaid: list[str] = []  # of settled fills, as in fees_pending
+        self._foreign: list[Commission] = []  # of settled fills
+        self.oldest: datetime | None = None
+        self.newest: datetime | None = None
         self._flow = _ZERO
         self._fees = _ZERO
         self._opening = {p.symbol: p for p in self.baseline.positions if p.account == account}
@@ -183,6 +197,8 @@ class Ledger:
                 self._book(old.symbol).take(old)
             self._counted[stem] = execution
             self._book(execution.symbol).put(execution)
+            self.oldest = min(self.oldest or execution.time, execution.time)
+            self.newest = max(self.newest or execution.time, execution.time)
         return True
 
     def charge(self, commission: Commission) -> bool:
@@ -196,6 +212,36 @@ class Ledger:
         if stem in self._counted:
             self._fees += self._fee(stem) - before
         return True
+
+    def settle(self, before: datetime) -> None:
+        """Forget the single fills before a moment; every sum stays, and memory is bounded.
+
+        What is told of them later cannot be booked any more: see :meth:`can_book`.
+        """
+        for book in self._books.values():
+            for execution in book.settle(before):
+                del self._counted[execution.stem]
+                told = self._told.pop(execution.stem, None)
+                if told is None and execution.shares:
+                    self._unpaid.append(execution.exec_id)
+                elif told is not None and told.currency != USD:
+                    self._foreign.append(told)
+        self._settled_before = self.oldest = before
+
+    def can_book(self, told: Execution | Commission, repeated: bool) -> bool:
+        """Whether it can be booked though fills were settled; else make the books anew.
+
+        Parameters
+        ----------
+        told : Execution or Commission
+        repeated : bool
+            Whether another revision, or for a fee the fill, was told before.
+        """
+        stem = _split(told.exec_id)[0]
+        if self._settled_before is None or stem in self._counted:
+            return True
+        late = isinstance(told, Execution) and told.time < self._settled_before
+        return not late and not repeated and stem not in self._covered
 
     @property
     def positions(self) -> dict[str, Position]:
@@ -228,23 +274,23 @@ class Ledger:
     @property
     def fees_pending(self) -> tuple[str, ...]:
         """Ids of executions whose fee was not told, sorted."""
-        return tuple(
-            sorted(
-                execution.exec_id
-                for stem, execution in self._counted.items()
-                if execution.shares and stem not in self._told
-            )
+        unpaid = (
+            execution.exec_id
+            for stem, execution in self._counted.items()
+            if execution.shares and stem not in self._told
         )
+        return tuple(sorted((*self._unpaid, *unpaid)))
 
     @property
     def foreign_fees(self) -> tuple[Commission, ...]:
         """Fees in other currencies, by id; they are in no sum."""
         told = (self._told[stem] for stem in self._counted if stem in self._told)
-        return tuple(sorted((c for c in told if c.currency != USD), key=attrgetter("exec_id")))
+        foreign = (c for c in told if c.currency != USD)
+        return tuple(sorted((*self._foreign, *foreign), key=attrgetter("exec_id")))
 
     @property
     def fills(self) -> tuple[Fill, ...]:
-        """What counts, by moment; taken back ones and those before the baseline left out."""
+        """What counts, by moment; taken back, settled and earlier than the baseline left out."""
         found = [fill for book in self._books.values() for fill in self._fills(book)]
         return tuple(sorted(found, key=lambda fill: _key(fill.execution)))
 

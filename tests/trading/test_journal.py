@@ -659,6 +659,29 @@ def test_a_reader_sees_whole_transactions_while_a_trader_writes(
     assert halves == []
 
 
+def test_the_books_of_weeks_stay_small_and_right(journal: Journal, path: Path) -> None:
+    def fill(day: int, revision: int = 1, shares: int = 10) -> Execution:
+        time = NOON + timedelta(days=day)
+        return an_execution(f"e{day}", shares, 10 + day, revision, ref="", time=time)
+
+    journal.ledger(ACCOUNT)
+    most = 0
+    for day in range(40):
+        journal.executed(fill(day))
+        journal.charged(a_fee(f"e{day}"))
+        most = max(most, len(journal.ledger(ACCOUNT).fills))
+    assert most <= 16
+    for late in (fill(2, 2, 5), fill(-3)):
+        journal.executed(late)
+        with Journal.reader(path) as reader:
+            assert journal.ledger(ACCOUNT) == reader.ledger(ACCOUNT)
+    journal.charged(a_fee("e-3"))
+    with Journal.reader(path) as reader:
+        assert journal.ledger(ACCOUNT) == reader.ledger(ACCOUNT)
+        assert len(reader.ledger(ACCOUNT).fills) == 41
+    assert journal.verify() == ()
+
+
 def test_threads_take_turns(journal: Journal) -> None:
     def write(name: int) -> None:
         for k in range(20):

@@ -171,3 +171,26 @@ def test_shares_told_never_fall_and_shares_filled_follow_corrections() -> None:
     for arrangement in (fills, fills[::-1]):
         assert told_shares(arrangement) == 90
         assert filled_shares(arrangement) == 30
+
+
+@given(histories(), st.integers(0, 7), st.integers(0, 5))
+def test_settling_changes_no_sum_and_refuses_what_it_could_not_book(
+    calls: list, place: int, second: int
+) -> None:
+    ledger = booked(calls[:place])
+    ledger.settle(NOON + timedelta(seconds=second))
+    assert ledger == booked(calls[:place])
+    seen = {(type(c), c.exec_id) for c in calls[:place]}
+    known = {c.stem for c in calls[:place] if isinstance(c, Execution)}
+    for k, call in enumerate(calls[place:], place):
+        if (type(call), call.exec_id) in seen:  # the journal tells nothing twice
+            continue
+        if not ledger.can_book(call, call.exec_id.rpartition(".")[0] in known):
+            ledger = booked(calls[: k + 1])
+        elif isinstance(call, Commission):
+            ledger.charge(call)
+        else:
+            ledger.execute(call)
+        known |= {call.stem} if isinstance(call, Execution) else set()
+        seen.add((type(call), call.exec_id))
+        assert ledger == booked(calls[: k + 1])
