@@ -15,7 +15,6 @@ from dpa.trading.report.text import (
     comparison,
     counted,
     dollars,
-    fees,
     level,
     share,
     usd,
@@ -70,7 +69,9 @@ def _verdict(report: SessionReport) -> Verdict:
 
 def _tiles(report: SessionReport) -> Iterator[Tile]:
     yield Tile("realised", usd(report.realised), "USD, before fees")
-    yield Tile("fees", usd(report.fees), fees(report))
+    pending = report.fees_pending
+    told = f"USD, {pending} not told" if pending else "USD"
+    yield Tile("fees", usd(report.fees), told)
     yield Tile("unrealised", usd(report.unrealised), "USD, of what is held")
     yield Tile("cost", bps(report.measured.total_bps), "with fees, against the mid decided on")
     yield Tile("bars", str(report.bars), f"{report.without_decision} without a decision")
@@ -216,7 +217,7 @@ def _limits(report: SessionReport) -> Table:
     rows = tuple(
         (
             limit.name,
-            UNKNOWN if limit.most is None else f"{limit.most:,.4g}",
+            UNKNOWN if limit.most is None else f"{limit.most:,.5g}",
             f"{limit.limit:,.6g}",
             share(limit.share),
             "–" if limit.at is None else moment(limit.at.isoformat()),

@@ -77,7 +77,7 @@ def costs(measured: Sequence[OrderCost]) -> go.Figure:
     across = [c.expected_bps for c in known if c.expected_bps is not None]
     up = [c.total_bps for c in known if c.total_bps is not None]
     figure = go.Figure()
-    ends = [min(*across, *up, 0.0), max(*across, *up, 1.0)]
+    ends = [min(*across, 0.0), max(*across, 1.0)]
     figure.add_scatter(
         x=ends, y=ends, mode="lines", name="as expected", hoverinfo="skip",
         line={"color": QUIET, "width": 1, "dash": "dot"},

@@ -111,7 +111,7 @@ def comparison(compared: Costs, measured: Costs) -> str:
 
 
 def _limit_line(limit: Nearness) -> str:
-    most = UNKNOWN if limit.most is None else f"{limit.most:,.4g}"
+    most = UNKNOWN if limit.most is None else f"{limit.most:,.5g}"
     return f"{limit.name:<30}{most:>9}{limit.limit:>11,.6g}{share(limit.share):>10}"
 
 
@@ -143,11 +143,12 @@ def _tables(report: SessionReport) -> Iterator[str]:
 
 
 def trade_line(trade: Trade) -> str:
-    """A trade in a line; what is still open has no exit yet."""
-    exited = usd(trade.exit, 4) if trade.exit is not None else "open"
+    """A trade in a line."""
+    exited = "–" if trade.exit is None else usd(trade.exit, 4)
     return (
         f"{trade.symbol:<8}{trade.side.value:<6}{trade.shares:>8}{usd(trade.entry, 4):>12}"
         f"{exited:>12}{usd(trade.fees):>9}{usd(trade.realised):>12}"
+        f"{'' if trade.closed else '  open'}"
     )
 
 
