@@ -94,7 +94,16 @@ def _add_venue(group: Any) -> None:
         "--books", metavar="FILE", help="accounts begin as an earlier --truth says they ended"
     )
     group.add_argument("--faults", metavar="FILE", help="YAML of what goes wrong, and when")
-    group.add_argument("--lines", type=int, default=100, help="market data lines a client has")
+    group.add_argument(
+        "--lines", type=int, default=100, metavar="N", help="market data lines a client has [100]"
+    )
+    group.add_argument(
+        "--messages-per-second",
+        type=int,
+        default=50,
+        metavar="N",
+        help="a client may send, by the venue's time [50]",
+    )
     group.add_argument(
         "--half-spread-bps", type=float, default=1.0, metavar="BPS", help="of quotes [1.0]"
     )
@@ -137,10 +146,15 @@ def run_tws(arguments: argparse.Namespace) -> int:
         _within(f"--{option.replace('_', '-')}", getattr(arguments, option), 0, 65535)
     _within("--server-version", arguments.server_version, *VERSIONS)
     _within("--lines", arguments.lines, 0, 100_000)
+    _within("--messages-per-second", arguments.messages_per_second, 1, 1_000_000)
     if not 0 < arguments.speed <= 1e6:
         raise ConfigError(f"--speed: {arguments.speed:g}", "give a number above 0, at most 1e6")
     script = Script() if arguments.faults is None else read_script(arguments.faults)
-    traits = Traits(accounts=accounts_from(arguments.accounts), lines=arguments.lines)
+    traits = Traits(
+        accounts=accounts_from(arguments.accounts),
+        lines=arguments.lines,
+        messages_per_second=arguments.messages_per_second,
+    )
     deposit, market = _money(arguments.cash), market_from(arguments)
     speed = 0.0 if arguments.stepped else arguments.speed
     clock = VenueClock(market.starts_at - BEFORE, SystemClock(), speed)
