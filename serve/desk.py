@@ -11,8 +11,10 @@ from dpa.serving.graph import Graph, Links, LocalLinks, local_stages
 from dpa.serving.http import make_app
 from dpa.serving.page import page_html
 from dpa.serving.tokens import read_or_make_token
+from dpa.trading.places import Places
 from serve.meters import RayMeters
 from serve.stage import HandleLinks, Place, log_with_serve
+from serve.trader_link import TraderLink
 
 TOKEN = "token"
 
@@ -40,7 +42,8 @@ class Desk:
     def __serve_build_asgi_app__(self) -> Any:
         token = read_or_make_token(self._storage / "serving" / TOKEN)
         page = page_html(self._settings)
-        return make_app(self._graph, self._settings, token, self._meters, page)
+        trader = TraderLink(Places(self._storage))
+        return make_app(self._graph, self._settings, token, self._meters, page, trader=trader)
 
     def reconfigure(self, config: dict[str, Any]) -> None:
         """``user_config: {bundle: ...}``: the bundle to serve from now on."""

@@ -16,27 +16,29 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from decimal import Decimal
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from dpa.cli import STORAGE, guarded
-from dpa.clock import SystemClock
 from dpa.config import TRADING_SECTIONS, DataConfig, Settings
 from dpa.errors import ClusterUnavailable, ConfigError, DataError, DpaError
 from dpa.horizons.promotion import find_bundle
 from dpa.market.calendars import TradingCalendar, as_date
 from dpa.options import OneLineParser, add_settings_options, read_overrides, settings_from
+from dpa.runs import write_atomically
 from dpa.serving.client import Client, read_token
 from dpa.trading.books_compared import differences
-from dpa.trading.journal import Journal
+from dpa.trading.journal import Journal, JournalReader
 from dpa.trading.lease import Lease
 from dpa.trading.places import Keeper, Places, Start
+from dpa.trading.report import SessionReport, lines, read_facts, write_report
 from serve.run import DEMO, prepare_demo
 
 PAPER = "paper"
@@ -135,7 +137,6 @@ class Plan:
 
 def _run(arguments: argparse.Namespace) -> int:
     _check(arguments)
-    stop = threading.Event()
     plan = _plan(arguments)
     if Lease.is_locked(plan.places.lease):
         raise ConfigError(
@@ -146,13 +147,12 @@ def _run(arguments: argparse.Namespace) -> int:
         for folder in (plan.places.folder, plan.storage / "serving"):
             shutil.rmtree(folder, ignore_errors=True)
     plan.places.make()
-    previous = {n: signal.signal(n, lambda *_: stop.set()) for n in (signal.SIGINT, signal.SIGTERM)}
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with served(plan) as url:
-            return _trade(plan, url, stop)
+            return _trade(plan, url)
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -296,9 +296,7 @@ class GatewayProcess:
 
 
 @contextmanager
-def gateway(
-    plan: Plan, names: Sequence[str], first: str, cash: Decimal
-) -> Iterator[GatewayProcess]:
+def gateway(plan: Plan, names: Sequence[str], first: str) -> Iterator[GatewayProcess]:
     """A gateway that trades from session `first` on, until the end."""
     token_file = plan.places.folder / "gateway.token"
     command = [
@@ -314,11 +312,13 @@ def gateway(
         f"--calendar={plan.settings.data.calendar}",
         f"--half-spread-bps={plan.settings.costs.half_spread_bps}",
         f"--lines={3 * len(names)}",
-        f"--cash={cash}",
+        f"--cash={plan.arguments.cash}",
         f"--token-file={token_file}",
         "--stepped",
         "--port=0",
     ]
+    if (books := _books(plan)) is not None:
+        command.append(f"--books={books}")
     if plan.arguments.faults is not None:
         command.append(f"--faults={plan.arguments.faults}")
     with (plan.places.folder / "gateway.log").open("a", encoding="utf-8") as log:
@@ -359,7 +359,7 @@ def _announced(process: "subprocess.Popen[str]", plan: Plan) -> tuple[int, int]:
 # trading
 
 
-def _trade(plan: Plan, url: str, stop: threading.Event) -> int:
+def _trade(plan: Plan, url: str) -> int:
     from serve.trader import start_trader, stop_trader
 
     token = read_token(plan.storage / "serving" / "token")
@@ -367,20 +367,26 @@ def _trade(plan: Plan, url: str, stop: threading.Event) -> int:
         about = client.bundle()
     names = list(about["names"])[: plan.arguments.names]
     first = _next_session(plan, about["newest_bar"])
-    cash = _cash(plan)
     _say(f"serving at {url}/ ({len(names)} names, {', '.join(about['families'])})")
-    with gateway(plan, names, first, cash) as running:
+    with gateway(plan, names, first) as running:
         start = _start(plan, url, names, running)
+        begun = running.ask("state")["state"]["now"]
         handle, status = start_trader(start)
         if status["state"] == "waiting":
             _say(f"the trader waits: {status['why']}")
         _say(f"trading from {first}; the page is {url}/")
+        interrupted = False
         try:
-            status = _follow(handle, stop) or status
-            truth = running.ask("state")["state"]
+            try:
+                status = _follow(handle)
+            except KeyboardInterrupt:
+                _say("stopping")
+                interrupted = True
+                status = stop_trader(handle) or status
+            truth = running.ask("state")["state"] | {"begun": begun}
         finally:
-            status = stop_trader(handle) or status
-    return _conclude(plan, status, truth, stop.is_set())
+            stop_trader(handle)
+    return _conclude(plan, status, truth, interrupted)
 
 
 def _start(plan: Plan, url: str, names: list[str], running: GatewayProcess) -> Start:
@@ -425,55 +431,48 @@ def _next_session(plan: Plan, newest: str | None) -> str:
     return str(later[0])
 
 
-def _cash(plan: Plan) -> Decimal:
-    """What the account has: the journal knows, where there is one. Positions cannot be kept."""
-    try:
-        given = Decimal(plan.arguments.cash)
-    except ArithmeticError as e:
-        raise ConfigError(f"--cash: {plan.arguments.cash!r} is not a number", "give USD") from e
+def _books(plan: Plan) -> Path | None:
+    """Cash and positions as the journal has them, for the gateway; none: it has nothing yet."""
     if not plan.places.journal.exists():
-        return given
+        return None
     with Journal.reader(plan.places.journal) as journal:
         account = journal.value("account")
         if account is None or journal.baseline(account) is None:
-            return given
+            return None
         ledger = journal.ledger(account)
-    if ledger.positions:
-        held = ", ".join(f"{p.shares} {s}" for s, p in list(ledger.positions.items())[:3])
-        raise ConfigError(
-            f"the journal holds {held}, which a gateway that starts anew does not",
-            "begin anew with --fresh",
-        )
-    return Decimal(ledger.cash)
+    held = {
+        symbol: {"shares": str(position.shares), "average_cost": str(position.average_cost)}
+        for symbol, position in ledger.positions.items()
+    }
+    path = plan.places.folder / "gateway.json"
+    books = {"accounts": {account: {"cash": str(ledger.cash), "positions": held}}}
+    path.write_text(json.dumps(books), encoding="utf-8")
+    return path
 
 
-def _follow(handle: Any, stop: threading.Event) -> dict[str, Any] | None:
+def _follow(handle: Any) -> dict[str, Any]:
     """Print a line a bar until the market has ended; the last status."""
     import ray
     from ray.exceptions import RayActorError
 
-    shown, alerts, status = None, 0, None
-    begun = SystemClock()
-    while not stop.wait(LOOK_SECONDS):
+    shown = None
+    told: set[tuple[str, str]] = set()
+    while True:
+        time.sleep(LOOK_SECONDS)
         try:
-            status = ray.get(handle.status.remote(), timeout=60.0)
+            status: dict[str, Any] = ray.get(handle.status.remote(), timeout=60.0)
         except RayActorError:
             _say("the trader died and is started again")
             continue
         for alert in status["alerts"]:
-            if alert["at"] + alert["what"] not in _told:
-                _told.add(alert["at"] + alert["what"])
-                _say(f"  {alert['severity'].lower()}: {alert['what']}")
+            if (alert["at"], alert["what"]) not in told:
+                told.add((alert["at"], alert["what"]))
+                _say(f"  {alert['severity']}: {alert['what']}")
         if status.get("bar") and status["bar"] != shown:
             shown = status["bar"]
             _say(_line(status))
         if status["state"] in ("ended", "refused", "stopped"):
             return status
-    del alerts, begun
-    return status
-
-
-_told: set[str] = set()
 
 
 def _line(status: Mapping[str, Any]) -> str:
@@ -495,8 +494,8 @@ def _conclude(
         account = journal.value("account")
         damage = [str(finding) for finding in journal.verify()]
         found = differences(journal, truth, account)
-        for text in _report(plan, journal, account):
-            print(text, flush=True)
+        for text in _report(plan, journal, account, truth):
+            _say(text)
     for problem in (*damage, *found):
         _say(f"differs: {problem}")
     if status["state"] == "refused":
@@ -509,8 +508,23 @@ def _conclude(
     return 130 if interrupted else 0
 
 
-def _report(plan: Plan, journal: Any, account: str) -> Iterator[str]:
-    yield f"journal: {plan.places.journal}"
+def _report(
+    plan: Plan, journal: JournalReader, account: str, truth: Mapping[str, Any]
+) -> Iterator[str]:
+    """Write the report of what was traded in this run; its text."""
+    ended = pd.Timestamp(truth["now"]).to_pydatetime() + timedelta(seconds=1)
+    begun = pd.Timestamp(truth["begun"]).to_pydatetime()
+    report = SessionReport.of(read_facts(journal, account, begun, ended), plan.settings)
+    folder = plan.places.reports / f"{begun:%Y-%m-%d}"
+    document, page = write_report(report, folder)
+    text = lines(report)
+    write_atomically(folder / "report.txt", "\n".join(text) + "\n")
+    yield ""
+    yield from text
+    yield ""
+    yield f"report  {page}"
+    yield f"        {document}"
+    yield f"journal {plan.places.journal}"
 
 
 def _say(words: str) -> None:

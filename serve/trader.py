@@ -8,24 +8,18 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Mapping
 from typing import Any, Final
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError
 
-from dpa.clock import SystemClock
-from dpa.errors import DpaError, HaltError, UserError
-from dpa.serving.types import RequestError
+from dpa.errors import UserError
 from dpa.trading.places import Places, Start
 from dpa.trading.service import TradingService
-from dpa.trading.switch import Switch
+from serve.trader_link import NAME, NAMESPACE, find_trader
 
-NAME: Final = "trader"
-NAMESPACE: Final = "dpa"
 START_SECONDS: Final = 120.0  # for the first attempt to begin
 STOP_SECONDS: Final = 30.0
-CURE: Final = "start one with 'dpa trade start'"
 
 
 class Trader:
@@ -61,14 +55,6 @@ class Trader:
         await self._service.stop()
         await asyncio.wait({self._task}, timeout=STOP_SECONDS)
         return self._service.status()
-
-
-def find_trader() -> Any:
-    """The handle of the actor; none when there is none. Ray must be connected."""
-    try:
-        return ray.get_actor(NAME, namespace=NAMESPACE)
-    except ValueError:
-        return None
 
 
 def start_trader(start: Start, seconds: float = START_SECONDS) -> tuple[Any, dict[str, Any]]:
@@ -116,70 +102,10 @@ def _taken(handle: Any) -> str:
 def stop_trader(handle: Any, seconds: float = STOP_SECONDS + 10.0) -> dict[str, Any] | None:
     """Let the trader cancel and end, and take the actor away; its last status, or none."""
     status = None
-    with contextlib.suppress(RayActorError, ray.exceptions.GetTimeoutError):
+    with contextlib.suppress(RayActorError, GetTimeoutError):
         status = ray.get(handle.stop.remote(), timeout=seconds)
     ray.kill(handle, no_restart=True)
     return status
-
-
-class TraderLink:
-    """The trader, as HTTP asks it (:class:`dpa.serving.types.Trader`).
-
-    Parameters
-    ----------
-    places : Places
-        Of the storage that is served.
-    """
-
-    def __init__(self, places: Places) -> None:
-        self._places = places
-
-    async def status(self) -> Mapping[str, Any]:
-        """See :class:`dpa.serving.types.Trader`."""
-        handle = await self._handle()
-        found: Mapping[str, Any] = await self._asked(handle.status.remote())
-        return found
-
-    async def command(
-        self, name: str, by: str, why: str, seen: str | None = None
-    ) -> Mapping[str, Any]:
-        """See :class:`dpa.serving.types.Trader`."""
-        if name == "kill":  # the file first: it holds whoever lives or comes
-            await asyncio.to_thread(self._halt, by, why)
-        handle = await self._handle(killed=name == "kill")
-        if name == "stop":
-            found: Mapping[str, Any] = await self._asked(handle.stop.remote())
-            ray.kill(handle, no_restart=True)
-            return found
-        asked: Mapping[str, Any] = await self._asked(handle.command.remote(name, by, why, seen))
-        return asked
-
-    def _halt(self, by: str, why: str) -> None:
-        if self._places.folder.is_dir():
-            Switch(self._places.switch, SystemClock()).halt(by, why)
-
-    async def _handle(self, killed: bool = False) -> Any:
-        handle = await asyncio.to_thread(find_trader)
-        if handle is None:
-            done = "; trading is halted all the same" if killed else ""
-            cure = "cancel at the broker with 'dpa kill'" if killed else CURE
-            raise RequestError(503, "not_ready", f"no trader runs{done}", cure)
-        return handle
-
-    async def _asked(self, call: Any) -> Any:
-        try:
-            return await call
-        except RayTaskError as e:
-            cause = e.cause
-            if isinstance(cause, UserError):
-                raise RequestError(409, "conflict", cause.what, cause.cure) from None
-            if isinstance(cause, HaltError | DpaError):
-                raise RequestError(503, "not_ready", cause.what, cause.cure) from None
-            raise
-        except RayActorError as e:
-            raise RequestError(
-                503, "not_ready", "the trader does not answer; it is started again", "try again"
-            ) from e
 
 
 def connect_ray(address: str | None) -> None:

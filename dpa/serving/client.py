@@ -160,6 +160,29 @@ class Client:
         path = self._risk("resume", account)
         return self._ask("POST", path, _reason(by, why), JSON, repeat=False)
 
+    def trading(self) -> dict[str, Any]:
+        """What the trader is about."""
+        return self._ask("GET", "/v1/trading")
+
+    def tell_trader(self, name: str, by: str, why: str, seen: str | None = None) -> dict[str, Any]:
+        """Tell the trader something; its status after that.
+
+        Parameters
+        ----------
+        name : {"pause", "resume", "flatten", "stop", "kill"}
+        by, why : str
+        seen : str, optional
+            ``level_mark`` of the status that a resume resumes from.
+
+        Raises
+        ------
+        OutcomeUnknown
+            When a resume was sent and no answer came: not sent again.
+        """
+        said = {"by": by, "why": why} | ({} if seen is None else {"seen": seen})
+        path = f"/v1/trading/{quote(name, safe='')}"
+        return self._ask("POST", path, orjson.dumps(said), JSON, repeat=name != "resume")
+
     def _risk(self, action: str, account: str) -> str:
         return f"/v1/accounts/{quote(account, safe='')}/{action}"
 

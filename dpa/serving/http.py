@@ -34,19 +34,23 @@ from dpa.errors import ClusterUnavailable, DataError, DpaError, TransientError
 from dpa.serving.meters import Meters
 from dpa.serving.page import page_policy
 from dpa.serving.tokens import authorised
-from dpa.serving.types import Desk, Request, RequestError
+from dpa.serving.types import Desk, NoTrader, Request, RequestError, Trader
 from dpa.serving.wire import (
     ARROW,
     JSON,
+    CommandBody,
     DecideBody,
     PredictBody,
+    ResumeBody,
     RiskBody,
     body_model,
     decision_arrow,
     decision_json,
     parse_arrow,
+    parse_command,
     parse_history,
     parse_json,
+    parse_resume,
     parse_risk,
     prediction_arrow,
     prediction_json,
@@ -210,16 +214,85 @@ class HistoryAnswer(Loose):
     """What is on record now."""
 
 
+class TradedPosition(Loose):
+    """What is held of a symbol, at its newest price."""
+
+    symbol: str
+    shares: float = Field(description="negative: short")
+    average_cost: float = Field(description="USD a share")
+    price: float | None
+    value: float | None = Field(description="USD")
+    weight: float | None = Field(description="signed fraction of NAV")
+    unrealised: float | None = Field(description="USD")
+
+
+class TradedOrder(Loose):
+    """An order that may still change a position."""
+
+    ref: str = Field(description="id of its intent, orderRef at the broker")
+    order_id: int
+    symbol: str
+    side: Literal["buy", "sell"]
+    shares: int
+    filled: float
+    limit: float | None = Field(description="USD")
+    state: str
+    purpose: str
+
+
+class TradingLimit(Loose):
+    """A limit, where the account stands, and which share of it is used up."""
+
+    name: str
+    value: float | None
+    limit: float
+    unit: str
+    used: float | None
+
+
+class TradingAnswer(Loose):
+    """What the trader is about; money in USD."""
+
+    state: str = Field(description="starting, waiting, trading, ended, refused or stopped")
+    why: str
+    level: Literal["RUNNING", "PAUSED", "FLATTENING", "HALTED"]
+    level_by: str
+    level_why: str
+    level_mark: str = Field(description="what a resume must name as seen")
+    broker: str
+    account: str | None
+    connected: bool
+    positions: list[TradedPosition]
+    orders: list[TradedOrder]
+    limits: list[TradingLimit]
+    refusals: list[JsonValue] = Field(description="newest last")
+    alerts: list[JsonValue] = Field(description="newest last")
+    now: str | None = None
+    bar: str | None = None
+    nav: float | None = None
+    cash: float | None = None
+    pnl_today: float | None = None
+    pnl_total: float | None = None
+    fees: float | None = None
+
+
+class OrdersAnswer(BaseModel):
+    """Orders that may still change a position."""
+
+    account: str | None
+    orders: list[TradedOrder]
+
+
 _ANSWERS: Final = (
     ErrorAnswer, DecisionAnswer, PredictionAnswer, BundleAnswer, ReadyAnswer, HealthAnswer,
-    HistoryAnswer, RiskAnswer,
+    HistoryAnswer, RiskAnswer, TradingAnswer, OrdersAnswer,
 )  # fmt: skip
 _MEANINGS: Final = {
     400: "not JSON, or not an Arrow stream",
     401: "the token is missing or wrong",
     404: "there is none",
     406: "answers are JSON or an Arrow stream",
-    409: "the bar is stale, or contradicts what is on record",
+    409: "the bar is stale, or contradicts what is on record; or the level was changed meanwhile",
     413: "the body is too large",
     415: "the body is of another media type, or compressed",
     421: "the Host header is not this service's",
@@ -462,6 +535,7 @@ def make_app(
     meters: Meters,
     page: str,
     clock: Clock | None = None,
+    trader: Trader | None = None,
 ) -> FastAPI:
     """The HTTP application in front of a desk.
 
@@ -480,6 +554,8 @@ def make_app(
         HTML of ``/``, with inline script and style only.
     clock : Clock, optional
         Times requests; the system's when absent.
+    trader : Trader, optional
+        Absent: whatever is asked of it is answered with 503.
 
     Notes
     -----
@@ -705,9 +781,73 @@ def make_app(
         """Ends a halt or a lasting flattening; limits count from now."""
         return await set_risk(request, account, "resume")
 
+    _add_trading(app, trader or NoTrader(), secured, in_time)
     _add_pages(app, page)
     _complete_openapi(app, serving.max_symbols)
     return app
+
+
+def _add_trading(
+    app: FastAPI, trader: Trader, secured: dict[str, Any], in_time: Callable[..., Any]
+) -> None:
+    """What the trader is asked and told."""
+
+    @app.get(
+        "/v1/trading",
+        tags=["trading"],
+        summary="What the trader is about",
+        responses=_answer(TradingAnswer, 422, 503),
+    )
+    async def trading() -> Response:
+        """Level, link, positions, orders, profit, limits and how near they are."""
+        return Response(to_json(await in_time(trader.status())), media_type=JSON)
+
+    @app.get(
+        "/v1/trading/orders",
+        tags=["trading"],
+        summary="Orders that may still be filled",
+        responses=_answer(OrdersAnswer, 422, 503),
+    )
+    async def orders() -> Response:
+        """Those that are known to the journal and not over."""
+        status = await in_time(trader.status())
+        said = {"account": status["account"], "orders": status["orders"]}
+        return Response(to_json(said), media_type=JSON)
+
+    entry: Any = {
+        "tags": ["trading"],
+        "responses": _answer(TradingAnswer, *_READS, 409),
+        **secured,
+    }
+
+    def add(name: str, summary: str, words: str) -> None:
+        async def tell(request: HttpRequest) -> Response:
+            body, _ = await in_time(_read_body(request, JSON))
+            said = parse_command(body)
+            by, why = said.by or "somebody over HTTP", said.why or f"{name} over HTTP"
+            return Response(to_json(await in_time(trader.command(name, by, why))), media_type=JSON)
+
+        tell.__name__, tell.__doc__ = name, words
+        path, extra = f"/v1/trading/{name}", _body(CommandBody)
+        app.post(path, summary=summary, openapi_extra=extra, **entry)(tell)
+
+    add("pause", "Add no more risk", "Reductions go on, until a person resumes.")
+    add("flatten", "Close everything", "Cancels what works and closes what is held.")
+    add("stop", "End the trader", "Cancels what works, and ends; positions stay.")
+    add("kill", "Halt, and cancel everything", "Halts durably first; resuming needs a person.")
+
+    @app.post(
+        "/v1/trading/resume",
+        summary="Trade again",
+        openapi_extra=_body(ResumeBody),
+        **entry,
+    )
+    async def resume(request: HttpRequest) -> Response:
+        """Ends a pause, a flattening or a halt; only the one that was seen."""
+        body, _ = await in_time(_read_body(request, JSON))
+        said = parse_resume(body)
+        status = await in_time(trader.command("resume", said.by, said.why, said.seen))
+        return Response(to_json(status), media_type=JSON)
 
 
 class _Bearer(HTTPBearer):
@@ -870,6 +1010,8 @@ def _complete_openapi(app: FastAPI, max_symbols: int) -> None:
                 (body_model(DecideBody, max_symbols), "validation"),
                 (body_model(PredictBody, max_symbols), "validation"),
                 (RiskBody, "validation"),
+                (CommandBody, "validation"),
+                (ResumeBody, "validation"),
             ]
             models += [(model, "serialization") for model in _ANSWERS]
             _, found = models_json_schema(models, ref_template="#/components/schemas/{model}")

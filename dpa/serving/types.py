@@ -139,3 +139,43 @@ class Desk(Protocol):
     async def risk(self, account: str, action: str, by: str, why: str) -> dict[str, Any]:
         """``halt`` or ``resume`` an account; its risk state after that."""
         ...
+
+
+class Trader(Protocol):
+    """What HTTP asks of the trader. All raise `RequestError`; 503 where none runs."""
+
+    async def status(self) -> Mapping[str, Any]:
+        """Level, link, positions, live orders, profit, limits and how near; for JSON."""
+        ...
+
+    async def command(
+        self, name: str, by: str, why: str, seen: str | None = None
+    ) -> Mapping[str, Any]:
+        """``pause``, ``resume``, ``flatten``, ``stop`` or ``kill``; the status after it.
+
+        Parameters
+        ----------
+        name, by, why : str
+        seen : str, optional
+            The status's ``level_mark`` that a resume resumes from.
+        """
+        ...
+
+
+class NoTrader:
+    """Stands for a trader where there is none."""
+
+    async def status(self) -> Mapping[str, Any]:
+        """Refuses."""
+        raise no_trader()
+
+    async def command(
+        self, name: str, by: str, why: str, seen: str | None = None
+    ) -> Mapping[str, Any]:
+        """Refuses."""
+        raise no_trader()
+
+
+def no_trader(done: str = "", cure: str = "start one with 'dpa trade start'") -> RequestError:
+    """503: no trader runs; `done` says what was done all the same."""
+    return RequestError(503, "not_ready", f"no trader runs{done}", cure)

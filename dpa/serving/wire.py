@@ -131,6 +131,23 @@ class RiskBody(Body):
     why: str = Field(min_length=1, max_length=2000, description="reason")
 
 
+class CommandBody(Body):
+    """Who tells the trader something, and why; halting asks for neither."""
+
+    by: str = Field("", max_length=200, description="who")
+    why: str = Field("", max_length=2000, description="reason")
+
+
+class ResumeBody(RiskBody):
+    """Who lets the trader trade again, why, and what was seen before."""
+
+    seen: str = Field(
+        min_length=1,
+        max_length=100,
+        description="level_mark of GET /v1/trading; refused when the level has changed since",
+    )
+
+
 _ROW: Final = attrgetter("symbol", "member", *NUMBERS)
 
 
@@ -169,6 +186,18 @@ def parse_json(body: bytes, max_symbols: int, *, decide: bool = True) -> Request
 def parse_risk(body: bytes) -> RiskBody:
     """Who and why, from JSON; a :class:`RequestError` as in :func:`parse_json`."""
     parsed: RiskBody = _validated(RiskBody, body)
+    return parsed
+
+
+def parse_command(body: bytes) -> CommandBody:
+    """Who and why, from JSON; a :class:`RequestError` as in :func:`parse_json`."""
+    parsed: CommandBody = _validated(CommandBody, body)
+    return parsed
+
+
+def parse_resume(body: bytes) -> ResumeBody:
+    """Who, why, and what was seen, from JSON; errors as in :func:`parse_json`."""
+    parsed: ResumeBody = _validated(ResumeBody, body)
     return parsed
 
 

@@ -19,7 +19,6 @@ from dpa.trading.events import (
     NotDecided,
     Reconciled,
     Refused,
-    Severity,
     Valued,
 )
 from dpa.trading.feed import Feed
@@ -37,8 +36,7 @@ _COST = Decimal("0.0001")
 class Seen:
     """The newest of what happened, and counts since the trader was started.
 
-    Alerts from a warning on are noted in the journal, so that reports and a trader that starts
-    again know them; refusals are noted by whoever refuses.
+    Both are in the journal as well, so that a trader that starts again knows them.
     """
 
     def __init__(self) -> None:
@@ -61,7 +59,7 @@ class Seen:
         for event in journal.events("refusal"):
             self.refusals.append({"at": event.time.isoformat(), **event.facts})
 
-    def see(self, event: Event, journal: Journal) -> None:
+    def see(self, event: Event) -> None:
         """Take an event of the bus."""
         match event:
             case BarTaken():
@@ -84,7 +82,7 @@ class Seen:
             case Valued():
                 self.valued = event
             case Alert():
-                self._alert(event, journal)
+                self._alert(event)
             case _:
                 pass
 
@@ -119,11 +117,9 @@ class Seen:
             }
         )
 
-    def _alert(self, event: Alert, journal: Journal) -> None:
-        facts = {"severity": event.severity.name, "kind": event.kind, "what": event.what}
+    def _alert(self, event: Alert) -> None:
+        facts = {"severity": event.severity.name.lower(), "kind": event.kind, "what": event.what}
         self.alerts.append({"at": event.at.isoformat(), **facts})
-        if event.severity >= Severity.WARNING:
-            journal.note("alert", facts)
 
 
 def status_of(

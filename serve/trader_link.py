@@ -1,0 +1,86 @@
+"""The trader behind HTTP: found by name, asked and told."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from dpa.clock import SystemClock
+from dpa.errors import DpaError, UserError
+from dpa.serving.types import RequestError, no_trader
+from dpa.trading.places import Places
+from dpa.trading.switch import Switch
+
+NAME: Final = "trader"
+NAMESPACE: Final = "dpa"
+
+
+def find_trader() -> Any:
+    """The handle of the actor; none when there is none. Ray must be connected."""
+    try:
+        return ray.get_actor(NAME, namespace=NAMESPACE)
+    except ValueError:
+        return None
+
+
+class TraderLink:
+    """The trader, as HTTP asks it (:class:`dpa.serving.types.Trader`).
+
+    Parameters
+    ----------
+    places : Places
+        Of the storage that is served.
+    """
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+
+    async def status(self) -> Mapping[str, Any]:
+        """See :class:`dpa.serving.types.Trader`."""
+        handle = await self._handle()
+        found: Mapping[str, Any] = await self._asked(handle.status.remote())
+        return found
+
+    async def command(
+        self, name: str, by: str, why: str, seen: str | None = None
+    ) -> Mapping[str, Any]:
+        """See :class:`dpa.serving.types.Trader`."""
+        if name == "kill":  # the file first: it holds whoever lives or comes
+            await asyncio.to_thread(self._halt, by, why)
+        handle = await self._handle(killed=name == "kill")
+        if name == "stop":
+            found: Mapping[str, Any] = await self._asked(handle.stop.remote())
+            ray.kill(handle, no_restart=True)
+            return found
+        asked: Mapping[str, Any] = await self._asked(handle.command.remote(name, by, why, seen))
+        return asked
+
+    def _halt(self, by: str, why: str) -> None:
+        if self._places.folder.is_dir():
+            Switch(self._places.switch, SystemClock()).halt(by, why)
+
+    async def _handle(self, killed: bool = False) -> Any:
+        handle = await asyncio.to_thread(find_trader)
+        if handle is None:
+            if killed:
+                done = "; trading is halted all the same"
+                raise no_trader(done, "cancel at the broker with 'dpa kill'")
+            raise no_trader()
+        return handle
+
+    async def _asked(self, call: Any) -> Any:
+        try:
+            return await call
+        except RayTaskError as e:
+            cause = e.cause
+            if isinstance(cause, UserError):
+                raise RequestError(409, "conflict", cause.what, cause.cure) from None
+            if isinstance(cause, DpaError):
+                raise RequestError(503, "not_ready", cause.what, cause.cure) from None
+            raise
+        except RayActorError as e:
+            raise RequestError(
+                503, "not_ready", "the trader does not answer; it is started again", "try again"
+            ) from e
