@@ -39,6 +39,7 @@ from dpa.trading.ibkr.words import (
 from dpa.trading.types import Commission, Instrument, Order
 
 _FIRST_RETRY_SECONDS = 0.5
+_RATE_PAUSE_SECONDS = 1.0  # after TWS said that there were too many messages
 _EXPLAIN_SECONDS = 1.0  # after a position moved, for its fill to come
 _MOST_REMEMBERED = 20_000  # orders and fees; the oldest are forgotten
 _log = logging.getLogger(__name__)
@@ -356,6 +357,8 @@ class IbkrBroker(Listener):
             self._link(link, code, message)
         if code == codes.READ_ONLY and "read-only" in message.lower():
             self._halt(HaltError(f"TWS: {message}", "untick 'Read-Only API' in its settings"), code)
+        if code == codes.RATE_BROKEN:
+            self.client.pace.pause(_RATE_PAUSE_SECONDS)
         of_order = 0 <= request_id < REQUEST_IDS
         self._tell(Notice(code, message, request_id if of_order else -1))
         if of_order:

@@ -21,6 +21,7 @@ from dpa.trading.ibkr.safety import check_address
 
 LIBRARIES = ("ib_insync", "ib_async")
 UNNUMBERED = frozenset({"positions", "open orders", "completed orders"})  # no request ids
+_SLICES = 9  # of a second, and one is left out: room for a delay of a quarter of a second
 REQUEST_IDS = 1_000_000_000  # numbers of requests begin here, so that none is an order's
 _log = logging.getLogger(__name__)
 
@@ -90,7 +91,8 @@ class TwsClient:
     settings : IbkrConfig
     clock : Clock
     messages_per_second : int
-        Sent at most; TWS takes 50. 0: no limit, for simulated time.
+        Sent at most; TWS takes 50. They are spread over the second, so that it does not see too
+        many in one when it reads a little late. 0: no limit, for simulated time.
     client_id : int, optional
         Of another client than the one of the settings.
     sleep : callable
@@ -108,7 +110,7 @@ class TwsClient:
         self.clock = clock
         self.client_id = settings.client_id if client_id is None else client_id
         self.callbacks = Callbacks(clock)
-        self.pace = Pace(messages_per_second, clock, sleep)
+        self.pace = Pace(-(-messages_per_second // _SLICES), clock, sleep, 1.0 / (_SLICES - 1))
         self.library: Library | None = None
         self.unreadable = 0
         self._client: Any = None

@@ -47,6 +47,7 @@ class Pace:
         self._sleep = sleep
         self._seconds = seconds
         self._taken: deque[float] = deque()
+        self._not_before = float("-inf")
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._number = itertools.count()
         self._pump: asyncio.Task[None] | None = None
@@ -61,6 +62,8 @@ class Pace:
         now = self._clock.elapsed()
         while self._taken and now - self._taken[0] >= self._seconds:
             self._taken.popleft()
+        if now < self._not_before:
+            return self._not_before - now
         if not self._most or len(self._taken) < self._most:
             return 0.0
         return self._taken[0] + self._seconds - now
@@ -92,6 +95,10 @@ class Pace:
             if not future.done():
                 self._taken.append(self._clock.elapsed())
                 future.set_result(None)
+
+    def pause(self, seconds: float) -> None:
+        """No turns for a while: whoever reads has said that it was too much."""
+        self._not_before = self._clock.elapsed() + seconds
 
     def break_off(self, why: str) -> None:
         """Tell all who wait that nothing was sent, and forget what was taken."""
