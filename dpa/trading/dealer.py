@@ -27,6 +27,7 @@ then send. What always holds:
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -36,9 +37,8 @@ from zoneinfo import ZoneInfo
 
 from dpa.clock import Clock
 from dpa.config import Settings
-from dpa.errors import DpaError, HaltError, UserError
-from dpa.trading import lifecycle
-from dpa.trading.broker import Account, Broker, BrokerSnapshot, OrderSaid
+from dpa.errors import HaltError
+from dpa.trading.broker import Account, Broker
 from dpa.trading.checks import (
     Exposure,
     Refusal,
@@ -49,7 +49,7 @@ from dpa.trading.checks import (
     reduces,
     reductions_first,
 )
-from dpa.trading.events import Alert, Event, Reconciled, Severity
+from dpa.trading.events import Alert, Event, Severity
 from dpa.trading.hearing import Hearing
 from dpa.trading.identity import intent_id
 from dpa.trading.journal import Journal
@@ -57,11 +57,11 @@ from dpa.trading.kill import Killed, open_orders
 from dpa.trading.ledger import Ledger
 from dpa.trading.live_orders import LiveOrders
 from dpa.trading.pricing import step_at
-from dpa.trading.reconcile import Books, Break, Reconciliation, compare
+from dpa.trading.reconcile import Break, Reconciliation
 from dpa.trading.sender import Quotes, Sender, limit_now
+from dpa.trading.settling import Settling
 from dpa.trading.switch import Level, Switch
 from dpa.trading.types import (
-    Execution,
     Instrument,
     Intent,
     Order,
@@ -72,9 +72,10 @@ from dpa.trading.types import (
     Style,
 )
 
-MOST_ATTEMPTS = 3  # at one intent
-SECOND_LOOK = timedelta(seconds=2)  # at what may only have been asked about at a bad moment
 MINUTE = timedelta(seconds=60)
+
+
+log = logging.getLogger("dpa.trading")
 
 
 class Dealer:
@@ -135,24 +136,28 @@ class Dealer:
             self._situation,
             lambda: self.ready,
         )
+        self._settling = Settling(
+            broker,
+            journal,
+            self._live,
+            self._hearing,
+            self._sender,
+            switch,
+            clock,
+            settings,
+            publish,
+            self.halt,
+        )
         self._turn = asyncio.Lock()
         self._listening = False
-        self._reconciled = False
-        self._asked_at: datetime | None = None
-        self._suspected: tuple[Break, ...] = ()
-        self._missed: dict[str, datetime] = {}
-        self._settled: set[str] = set()  # ended, and what the broker says of them is known
         self._added: list[datetime] = []
         self._flatten_again: dict[str, datetime] = {}
         self._told_flat = False
-        self._account: Account | None = None
 
     @property
     def ready(self) -> bool:
         """Whether orders may be sent, as far as the broker is concerned."""
-        hearing = self._hearing
-        settled = self._reconciled and not self._suspected and not hearing.stale
-        return settled and hearing.linked and self._broker.connected
+        return self._settling.settled and self._hearing.linked and self._broker.connected
 
     @property
     def account(self) -> str:
@@ -162,7 +167,7 @@ class Dealer:
     @property
     def money(self) -> Account | None:
         """What the broker said last of the account's money."""
-        return self._account
+        return self._settling.money
 
     @property
     def ledger(self) -> Ledger:
@@ -189,7 +194,7 @@ class Dealer:
     @property
     def suspected(self) -> tuple[Break, ...]:
         """Differences that are to be looked at again before anything is sent."""
-        return self._suspected
+        return self._settling.suspected
 
     @property
     def flat(self) -> bool:
@@ -231,14 +236,6 @@ class Dealer:
         if self._journal.value("account") is None:
             self._journal.set_value("account", self._broker.account)
         return await self.reconcile()
-
-    def _same_account(self) -> None:
-        known = self._journal.value("account")
-        if known != self._broker.account:
-            self._reconciled = False
-            what = f"the journal is of account {known}, the broker has {self._broker.account}"
-            self.halt(what)
-            raise HaltError(what, "give each account a journal of its own")
 
     async def submit(self, intents: Sequence[Intent], quotes: Quotes) -> tuple[Refusal, ...]:
         """Check intents, commit those that pass, and send what may go at once.
@@ -297,7 +294,7 @@ class Dealer:
                 what = f"{intent.symbol}: too many orders wait to be sent"
                 found = Refusal(intent, RefusalCode.QUEUE, what)
             if found is not None:
-                refusals.append(self._sender.refused(found))
+                refusals.append(found)
                 continue
             accepted.append(intent)
             busy.add(intent.symbol)
@@ -305,7 +302,10 @@ class Dealer:
             exposure.add(intent)
             held = situation.positions.get(intent.symbol, Decimal(0))
             adds += not reduces(intent, held)
-        self._count_added(adds)
+        with self._journal.transaction():
+            for refusal in refusals:
+                self._sender.refused(refusal)
+            self._count_added(adds)
         return refusals, accepted
 
     def _commit(self, intents: Sequence[Intent], quotes: Quotes) -> None:
@@ -351,7 +351,7 @@ class Dealer:
             quotes=quotes,
             added_lately=sum(now - at < MINUTE for at in self._added),
             added_in_session=self._added_in_session(),
-            nav=None if self._account is None else self._account.nav,
+            nav=None if self.money is None else self.money.nav,
         )
 
     def _exposure(self, situation: Situation) -> Exposure:
@@ -399,8 +399,8 @@ class Dealer:
 
     async def _beat(self, now: datetime, quotes: Quotes) -> None:
         self._hearing.work()
-        if self._broker.connected and self._hearing.linked and self._should_ask(now):
-            await self._reconcile()
+        if self._broker.connected and self._hearing.linked and self._settling.is_due(now):
+            await self._settling.reconcile()
         self._expire(now)
         level = self._switch.level
         if level is Level.HALTED:
@@ -415,11 +415,7 @@ class Dealer:
     def next_at(self, now: datetime) -> datetime:
         """When :meth:`beat` is due again at the latest, if nothing is heard before."""
         trading = self._settings.trading
-        due = [now + timedelta(minutes=trading.reconcile_minutes)]
-        if self._asked_at is not None:
-            due = [self._asked_at + timedelta(minutes=trading.reconcile_minutes)]
-            if self._hearing.ask or self._suspected or self._missed:
-                due.append(self._asked_at + SECOND_LOOK)
+        due = [now + timedelta(minutes=trading.reconcile_minutes), self._settling.next_at(now)]
         if (sending := self._sender.queue.next_at(now)) is not None and self._broker.connected:
             due.append(sending)
         silence = timedelta(seconds=trading.unknown_seconds)
@@ -434,25 +430,7 @@ class Dealer:
         if self._switch.level is Level.FLATTENING and not self.flat:
             due.append(now + step)
         later = [moment for moment in due if moment > now]
-        return min(later, default=now + step)
-
-    def _should_ask(self, now: datetime) -> bool:
-        if not self._reconciled or self._hearing.stale or self._asked_at is None:
-            pause = timedelta(seconds=self._settings.trading.unknown_seconds)
-            return self._switch.level < Level.HALTED or self._asked_before(now, pause)
-        trading = self._settings.trading
-        if now - self._asked_at >= timedelta(minutes=trading.reconcile_minutes):
-            return True
-        if self._hearing.ask or self._suspected or self._missed:
-            return self._asked_before(now, SECOND_LOOK)
-        silence = timedelta(seconds=trading.unknown_seconds)
-        return self._asked_before(now, silence) and any(
-            _expects_word(order) and now - self._live.silent_since(order) >= silence
-            for order in self._live
-        )
-
-    def _asked_before(self, now: datetime, pause: timedelta) -> bool:
-        return self._asked_at is None or now - self._asked_at >= pause
+        return min(later)
 
     def _expire(self, now: datetime) -> None:
         for order in self._live:
@@ -557,25 +535,40 @@ class Dealer:
     async def kill(self, by: str = "dealer", why: str = "asked to") -> Killed:
         """Halt, cancel everything, look whether it has gone. Later beats cancel what is left."""
         began = self._clock.elapsed()
-        self._switch.halt(by, why)
+        problems: list[str] = []
+        try:
+            self._switch.halt(by, why)
+        except HaltError as e:
+            problems.append(str(e))
+        self._sender.queue.spend(self._clock.now())
         sent = 0
         try:
-            self._sender.queue.spend(self._clock.now())
             await self._broker.cancel_all()
             sent = 1
-        except DpaError as e:
-            self._alert(Severity.CRITICAL, "kill", f"the broker was not told: {e}")
-        self._hearing.work()
+        except Exception as e:  # shown below; the cancels one by one are tried all the same
+            log.exception("cancel of everything")
+            problems.append(f"the broker was not told to cancel everything: {e}")
         before = self._live_at_broker()
+        try:
+            sent += await self._cancel_one_by_one()
+        except Exception as e:  # shown below; what the broker has open is asked all the same
+            log.exception("cancels one by one")
+            problems.append(f"orders were not cancelled one by one: {e}")
+        seconds = self._clock.elapsed() - began
+        found = await open_orders(self._broker)
+        for problem in problems:
+            self._alert(Severity.CRITICAL, "kill", problem)
+        left = before if found is None else found
+        waiting = len(self._sender.queue)
+        return Killed(seconds, sent, waiting, left, found == (), tuple(problems))
+
+    async def _cancel_one_by_one(self) -> int:
+        self._hearing.work()
         self._stop_everything("killed")
         queued = len(self._sender.queue)
         await self._sender.pump_cancels()
-        sent += queued - len(self._sender.queue)
-        seconds = self._clock.elapsed() - began
-        found = await open_orders(self._broker)
         self._hearing.work()
-        left = before if found is None else found
-        return Killed(seconds, sent, len(self._sender.queue), left, found == ())
+        return queued - len(self._sender.queue)
 
     def _live_at_broker(self) -> tuple[str, ...]:
         return tuple(order.ref for order in self._live if order.state.may_fill)
@@ -590,156 +583,7 @@ class Dealer:
             breaks.
         """
         async with self._turn_taken():
-            return await self._reconcile()
-
-    async def _reconcile(self) -> Reconciliation:
-        self._hearing.work()
-        self._same_account()
-        asked_at = self._clock.now()
-        before = {order.ref for order in self._live}
-        self._hearing.ask = self._hearing.stale = False
-        try:
-            snapshot = await self._broker.snapshot()
-        except DpaError as e:
-            return self._unanswered(asked_at, str(e))
-        self._hearing.work()
-        adopted = self._book(snapshot)
-        found = compare(snapshot, self._books(snapshot, before, asked_at), adopted)
-        self._asked_at = asked_at
-        if found.complete:
-            self._hearing.overfilled.clear()
-        with self._journal.transaction():
-            found = self._settle(found, asked_at)
-        for word in found.strays:
-            await self._cancel_stray(word)
-        self._conclude(snapshot, found)
-        return found
-
-    def _unanswered(self, asked_at: datetime, why: str) -> Reconciliation:
-        self._asked_at = asked_at
-        found = Reconciliation(asked_at, complete=False, missing=(why,))
-        self._judge(found)
-        return found
-
-    def _book(self, snapshot: BrokerSnapshot) -> tuple[Execution, ...]:
-        with self._journal.transaction():
-            adopted = tuple(e for e in snapshot.executions if self._hearing.executed(e))
-            for commission in snapshot.commissions:
-                self._hearing.charged(commission)
-        return adopted
-
-    def _books(self, snapshot: BrokerSnapshot, before: set[str], asked_at: datetime) -> Books:
-        refs = {order.ref for order in self._live} | self._hearing.overfilled
-        refs |= {word.ref for word in snapshot.open_orders}
-        refs |= {word.ref for word in snapshot.completed_orders} - self._settled
-        orders = {ref: order for ref in refs if (order := self._live.find(ref)) is not None}
-        ended = {ref for ref, order in orders.items() if order.state.is_final}
-        absent = {ref for ref in ended if orders[ref].state is OrderState.ABSENT}
-        self._settled |= {ref for ref in ended - absent if ref not in self._live}
-        silence = timedelta(seconds=self._settings.trading.unknown_seconds)
-        return Books(
-            account=self.account,
-            orders=orders,
-            filled={ref: self._journal.filled(ref) for ref in orders},
-            positions=self.positions,
-            ended=orders.keys() - before,
-            provable=lambda order: (
-                self._hearing.answered(order.ref)
-                or self._live.sent_before(order, asked_at - silence)
-            ),
-            quiet=lambda symbol: self._live.quiet(symbol, SECOND_LOOK),
-        )
-
-    def _settle(self, found: Reconciliation, asked_at: datetime) -> Reconciliation:
-        for order, word in found.words:
-            self._hearing.told(order, replace(word, code=0))
-        for order, word in found.revived:
-            self._revive(order, word)
-        self._hearing.ask = False
-        for word in found.external:
-            self._hearing.stranger(word)
-        for order in found.absent:
-            self._never_arrived(order)
-        if found.complete:
-            self._ended_unseen(found.gone, asked_at)
-        again = {b for b in found.suspected if b in self._suspected}
-        if not again:
-            return found
-        doubted = tuple(b for b in found.suspected if b not in again)
-        return replace(found, breaks=(*found.breaks, *sorted(again, key=str)), suspected=doubted)
-
-    def _revive(self, order: Order, word: OrderSaid) -> None:
-        alive = lifecycle.revived(order, word)
-        symbol = order.intent.symbol
-        why = f"{symbol}: the broker still works an order that was held {order.state}"
-        self._journal.order_revived(alive, why)
-        self._live.took(alive, why)
-        self._alert(Severity.WARNING, "revived", why)
-        self._sender.cancel(alive)
-
-    def _never_arrived(self, order: Order) -> None:
-        refusal = self._hearing.refusal(order.ref)
-        if refusal is not None:
-            word = _ended(order, OrderState.REJECTED, refusal.message, refusal.code)
-            self._hearing.told(order, word)
-            return
-        ended = lifecycle.absent(order, "the broker never had it")
-        self._live.keep(ended)
-        alive = self._clock.now() < order.intent.expires_at and order.attempt < MOST_ATTEMPTS
-        if ended.state is OrderState.ABSENT and alive and self._sender.allowed(order.intent):
-            number = self._next_order_id()
-            again = Order(order.intent, order.attempt + 1, number, limit=order.limit)
-            self._hearing.forget(order.ref)
-            self._live.new_attempt(again)
-            self._sender.place(again, reducing=not order.intent.purpose.adds)
-
-    def _ended_unseen(self, orders: Sequence[Order], now: datetime) -> None:
-        refs = {order.ref for order in orders}
-        self._missed = {ref: at for ref, at in self._missed.items() if ref in refs}
-        for order in orders:
-            if order.ref in self._missed:
-                del self._missed[order.ref]
-                why = "the broker knows it no more"
-                self._hearing.told(order, _ended(order, OrderState.CANCELLED, why))
-            else:
-                self._missed[order.ref] = now
-
-    async def _cancel_stray(self, word: OrderSaid) -> None:
-        order = self._live.find(word.ref)
-        if order is not None:
-            self._sender.queue.spend(self._clock.now())
-            await self._broker.cancel(replace(order, order_id=word.order_id, perm_id=word.perm_id))
-
-    def _conclude(self, snapshot: BrokerSnapshot, found: Reconciliation) -> None:
-        if found.complete:
-            self._account = snapshot.account
-            if self._journal.baseline(self.account) is None and not found.breaks:
-                why = "the account was flat when trading began"
-                self._journal.set_baseline(
-                    self.account, (), snapshot.account.cash or Decimal(0), why
-                )
-        self._judge(found)
-        self._resume_planned()
-
-    def _judge(self, found: Reconciliation) -> None:
-        self._reconciled = found.complete and not found.breaks
-        self._suspected = found.suspected
-        breaks = tuple(str(b) for b in found.breaks)
-        facts = {"complete": found.complete, "missing": found.missing, "breaks": breaks}
-        if not found.clean:
-            self._journal.note("reconciled", facts)
-        self._publish(Reconciled(self._clock.now(), found.complete, breaks))
-        if not found.complete and self._broker.connected and self._hearing.linked:
-            missing = ", ".join(found.missing)
-            self.halt(f"the broker did not tell everything: {missing} missing")
-        elif breaks:
-            self.halt("; ".join(breaks))
-
-    def _resume_planned(self) -> None:
-        """Queue what was committed, and never sent, by a program that is no more."""
-        for order in self._live:
-            if order.state is OrderState.PLANNED and not self._sender.waits(order):
-                self._sender.place(order, reducing=not order.intent.purpose.adds)
+            return await self._settling.reconcile()
 
     async def adopt(self, by: str, why: str) -> Reconciliation:
         """Take over what the broker holds as what we hold; a person's explicit word.
@@ -756,21 +600,8 @@ class Dealer:
         UserError
             Nobody is named, orders may still fill, or the broker did not tell everything.
         """
-        if not by.strip() or not why.strip():
-            raise UserError("adopting positions needs a name and a reason")
-        self._hearing.work()
-        if self._live_at_broker():
-            raise UserError("orders may still fill", "cancel them first")
-        snapshot = await self._broker.snapshot()
-        if not snapshot.complete:
-            missing = ", ".join(snapshot.missing)
-            raise UserError(f"the broker did not tell everything: {missing} missing")
-        self._book(snapshot)
-        positions = [p for p in snapshot.positions if p.account == self.account and p.shares]
-        cash = snapshot.account.cash or Decimal(0)
-        self._journal.set_baseline(self.account, positions, cash, f"{by}: {why}")
-        self._suspected = ()
-        return await self.reconcile()
+        async with self._turn:
+            return await self._settling.adopt(by, why)
 
 
 class _Known:
@@ -799,22 +630,3 @@ def _price(quote: Quote | None) -> Decimal | None:
 
 def _closes(order: Order) -> bool:
     return order.intent.purpose is Purpose.FLATTEN
-
-
-def _expects_word(order: Order) -> bool:
-    waited_for = (OrderState.SENT, OrderState.UNKNOWN, OrderState.CANCELLING)
-    return order.state in waited_for or order.state.is_final  # final and live: fills are owed
-
-
-def _ended(order: Order, state: OrderState, why: str, code: int = 0) -> OrderSaid:
-    return OrderSaid(
-        ref=order.ref,
-        order_id=order.order_id,
-        client_id=0,
-        perm_id=order.perm_id,
-        account=order.intent.account,
-        symbol=order.intent.symbol,
-        state=state,
-        code=code,
-        message=why,
-    )

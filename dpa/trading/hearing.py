@@ -269,7 +269,7 @@ class Hearing:
             return
         facts = {"code": notice.code, "message": notice.message, "order_id": notice.order_id}
         self._journal.note("notice", facts)
-        if notice.code == READ_ONLY:
+        if notice.code == READ_ONLY and "read-only" in notice.message.lower():
             self._pause(f"the broker takes no orders: {notice.message}")
         about = self._journal.order_by_id(notice.order_id) if notice.order_id > 0 else None
         order = None if about is None else self._live.get(about.ref)

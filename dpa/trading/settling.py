@@ -1,0 +1,310 @@
+"""Asking the broker for everything, and settling what its answer proves.
+
+Start-up, recovery and the look every few minutes are all this. What a snapshot tells of orders and
+fills is taken in as if it had come by itself; what it does not tell ends orders only where
+:mod:`dpa.trading.reconcile` calls that proved; what it contradicts halts.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from dpa.clock import Clock
+from dpa.config import Settings
+from dpa.errors import DpaError, HaltError, UserError
+from dpa.trading import lifecycle
+from dpa.trading.broker import Account, Broker, BrokerSnapshot, OrderSaid
+from dpa.trading.events import Alert, Event, Reconciled, Severity
+from dpa.trading.hearing import Hearing
+from dpa.trading.journal import Journal
+from dpa.trading.live_orders import LiveOrders
+from dpa.trading.reconcile import Books, Break, Reconciliation, compare
+from dpa.trading.sender import Sender
+from dpa.trading.switch import Level, Switch
+from dpa.trading.types import Execution, Order, OrderState
+
+MOST_ATTEMPTS = 3  # at one intent
+SECOND_LOOK = timedelta(seconds=2)  # at what may only have been asked about at a bad moment
+
+
+class Settling:
+    """Keeps the books and the broker together.
+
+    Parameters
+    ----------
+    broker : Broker
+    journal : Journal
+    live : LiveOrders
+    hearing : Hearing
+    sender : Sender
+    switch : Switch
+    clock : Clock
+    settings : Settings
+    publish, halt : callable
+
+    Attributes
+    ----------
+    reconciled : bool
+        The newest answer was complete and had no breaks.
+    suspected : tuple of Break
+        Differences that are to be looked at again before anything is sent.
+    asked_at : datetime, optional
+    money : Account, optional
+        What the broker said last of the account's money.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        journal: Journal,
+        live: LiveOrders,
+        hearing: Hearing,
+        sender: Sender,
+        switch: Switch,
+        clock: Clock,
+        settings: Settings,
+        publish: Callable[[Event], None],
+        halt: Callable[[str], None],
+    ) -> None:
+        self._broker, self._journal, self._live = broker, journal, live
+        self._hearing, self._sender, self._switch = hearing, sender, switch
+        self._clock, self._settings = clock, settings
+        self._publish, self._halt = publish, halt
+        self.reconciled = False
+        self.suspected: tuple[Break, ...] = ()
+        self.asked_at: datetime | None = None
+        self.money: Account | None = None
+        self._missed: dict[str, datetime] = {}
+        self._known: set[str] = set()  # refs of ended orders whose last word was taken in
+
+    @property
+    def settled(self) -> bool:
+        """Whether the books are the broker's, as far as anybody knows."""
+        return self.reconciled and not self.suspected and not self._hearing.stale
+
+    def is_due(self, now: datetime) -> bool:
+        """Whether the broker should be asked now."""
+        if not self.reconciled or self._hearing.stale or self.asked_at is None:
+            pause = timedelta(seconds=self._settings.trading.unknown_seconds)
+            return self._switch.level < Level.HALTED or self._asked_before(now, pause)
+        trading = self._settings.trading
+        if now - self.asked_at >= timedelta(minutes=trading.reconcile_minutes):
+            return True
+        if self._hearing.ask or self.suspected or self._missed:
+            return self._asked_before(now, SECOND_LOOK)
+        silence = timedelta(seconds=trading.unknown_seconds)
+        return self._asked_before(now, silence) and any(
+            _expects_word(order) and now - self._live.silent_since(order) >= silence
+            for order in self._live
+        )
+
+    def _asked_before(self, now: datetime, pause: timedelta) -> bool:
+        return self.asked_at is None or now - self.asked_at >= pause
+
+    def next_at(self, now: datetime) -> datetime:
+        """When to ask again, if nothing is heard before; may be past."""
+        every = timedelta(minutes=self._settings.trading.reconcile_minutes)
+        if self.asked_at is None:
+            return now
+        if self._hearing.ask or self.suspected or self._missed or not self.settled:
+            return min(self.asked_at + SECOND_LOOK, self.asked_at + every)
+        return self.asked_at + every
+
+    def _same_account(self) -> None:
+        known = self._journal.value("account")
+        if known != self._broker.account:
+            self.reconciled = False
+            what = f"the journal is of account {known}, the broker has {self._broker.account}"
+            self._halt(what)
+            raise HaltError(what, "give each account a journal of its own")
+
+    async def reconcile(self) -> Reconciliation:
+        """Ask, and settle; see :meth:`dpa.trading.dealer.Dealer.reconcile`."""
+        self._hearing.work()
+        self._same_account()
+        asked_at = self._clock.now()
+        before = {order.ref for order in self._live}
+        self._hearing.ask = self._hearing.stale = False
+        try:
+            snapshot = await self._broker.snapshot()
+        except DpaError as e:
+            return self._unanswered(asked_at, str(e))
+        self._hearing.work()
+        adopted = self._book(snapshot)
+        found = compare(snapshot, self._books(snapshot, before, asked_at), adopted)
+        self.asked_at = asked_at
+        if found.complete:
+            self._hearing.overfilled.clear()
+        with self._journal.transaction():
+            found = self._settle(found, asked_at)
+        for word in found.strays:
+            await self._cancel_stray(word)
+        self._conclude(snapshot, found)
+        return found
+
+    def _unanswered(self, asked_at: datetime, why: str) -> Reconciliation:
+        self.asked_at = asked_at
+        found = Reconciliation(asked_at, complete=False, missing=(why,))
+        self._judge(found)
+        return found
+
+    def _book(self, snapshot: BrokerSnapshot) -> tuple[Execution, ...]:
+        with self._journal.transaction():
+            adopted = tuple(e for e in snapshot.executions if self._hearing.executed(e))
+            for commission in snapshot.commissions:
+                self._hearing.charged(commission)
+        return adopted
+
+    def _books(self, snapshot: BrokerSnapshot, before: set[str], asked_at: datetime) -> Books:
+        refs = {order.ref for order in self._live} | self._hearing.overfilled
+        refs |= {word.ref for word in snapshot.open_orders}
+        refs |= {word.ref for word in snapshot.completed_orders} - self._known
+        orders = {ref: order for ref in refs if (order := self._live.find(ref)) is not None}
+        ended = {ref for ref, order in orders.items() if order.state.is_final}
+        absent = {ref for ref in ended if orders[ref].state is OrderState.ABSENT}
+        self._known |= {ref for ref in ended - absent if ref not in self._live}
+        silence = timedelta(seconds=self._settings.trading.unknown_seconds)
+        held = self._journal.ledger(self._broker.account).positions
+        return Books(
+            account=self._broker.account,
+            orders=orders,
+            filled={ref: self._journal.filled(ref) for ref in orders},
+            positions={s: p.shares for s, p in held.items()},
+            ended=orders.keys() - before,
+            provable=lambda order: (
+                self._hearing.answered(order.ref)
+                or self._live.sent_before(order, asked_at - silence)
+            ),
+            quiet=lambda symbol: self._live.quiet(symbol, SECOND_LOOK),
+        )
+
+    def _settle(self, found: Reconciliation, asked_at: datetime) -> Reconciliation:
+        for order, word in found.words:
+            self._hearing.told(order, replace(word, code=0))
+        for order, word in found.revived:
+            self._revive(order, word)
+        self._hearing.ask = False
+        for word in found.external:
+            self._hearing.stranger(word)
+        for order in found.absent:
+            self._never_arrived(order)
+        if found.complete:
+            self._ended_unseen(found.gone, asked_at)
+        again = {b for b in found.suspected if b in self.suspected}
+        if not again:
+            return found
+        doubted = tuple(b for b in found.suspected if b not in again)
+        return replace(found, breaks=(*found.breaks, *sorted(again, key=str)), suspected=doubted)
+
+    def _revive(self, order: Order, word: OrderSaid) -> None:
+        alive = lifecycle.revived(order, word)
+        symbol = order.intent.symbol
+        why = f"{symbol}: the broker still works an order that was held {order.state}"
+        self._journal.order_revived(alive, why)
+        self._live.took(alive, why)
+        self._publish(Alert(self._clock.now(), Severity.WARNING, "revived", why))
+        self._sender.cancel(alive)
+
+    def _never_arrived(self, order: Order) -> None:
+        refusal = self._hearing.refusal(order.ref)
+        if refusal is not None:
+            word = _ended(order, OrderState.REJECTED, refusal.message, refusal.code)
+            self._hearing.told(order, word)
+            return
+        ended = lifecycle.absent(order, "the broker never had it")
+        self._live.keep(ended)
+        alive = self._clock.now() < order.intent.expires_at and order.attempt < MOST_ATTEMPTS
+        if ended.state is OrderState.ABSENT and alive and self._sender.allowed(order.intent):
+            number = max(self._journal.order_id_mark + 1, self._broker.next_order_id)
+            again = Order(order.intent, order.attempt + 1, number, limit=order.limit)
+            self._hearing.forget(order.ref)
+            self._live.new_attempt(again)
+            self._sender.place(again, reducing=not order.intent.purpose.adds)
+
+    def _ended_unseen(self, orders: Sequence[Order], now: datetime) -> None:
+        refs = {order.ref for order in orders}
+        self._missed = {ref: at for ref, at in self._missed.items() if ref in refs}
+        for order in orders:
+            if order.ref in self._missed:
+                del self._missed[order.ref]
+                why = "the broker knows it no more"
+                self._hearing.told(order, _ended(order, OrderState.CANCELLED, why))
+            else:
+                self._missed[order.ref] = now
+
+    async def _cancel_stray(self, word: OrderSaid) -> None:
+        order = self._live.find(word.ref)
+        if order is not None:
+            self._sender.queue.spend(self._clock.now())
+            await self._broker.cancel(replace(order, order_id=word.order_id, perm_id=word.perm_id))
+
+    def _conclude(self, snapshot: BrokerSnapshot, found: Reconciliation) -> None:
+        if found.complete:
+            self.money = snapshot.account
+            if self._journal.baseline(self._broker.account) is None and found.clean:
+                why = "the account was flat when trading began"
+                self._journal.set_baseline(
+                    self._broker.account, (), snapshot.account.cash or Decimal(0), why
+                )
+        self._judge(found)
+        self._resume_planned()
+
+    def _judge(self, found: Reconciliation) -> None:
+        self.reconciled = found.complete and not found.breaks
+        self.suspected = found.suspected
+        breaks = tuple(str(b) for b in found.breaks)
+        facts = {"complete": found.complete, "missing": found.missing, "breaks": breaks}
+        if not found.clean:
+            self._journal.note("reconciled", facts)
+        self._publish(Reconciled(self._clock.now(), found.complete, breaks))
+        if not found.complete and self._broker.connected and self._hearing.linked:
+            missing = ", ".join(found.missing)
+            self._halt(f"the broker did not tell everything: {missing} missing")
+        elif breaks:
+            self._halt("; ".join(breaks))
+
+    def _resume_planned(self) -> None:
+        """Queue what was committed, and never sent, by a program that is no more."""
+        for order in self._live:
+            if order.state is OrderState.PLANNED and not self._sender.waits(order):
+                self._sender.place(order, reducing=not order.intent.purpose.adds)
+
+    async def adopt(self, by: str, why: str) -> Reconciliation:
+        """Take over what the broker holds; see :meth:`dpa.trading.dealer.Dealer.adopt`."""
+        if not by.strip() or not why.strip():
+            raise UserError("adopting positions needs a name and a reason")
+        self._hearing.work()
+        if any(order.state.may_fill for order in self._live):
+            raise UserError("orders may still fill", "cancel them first")
+        snapshot = await self._broker.snapshot()
+        if not snapshot.complete:
+            missing = ", ".join(snapshot.missing)
+            raise UserError(f"the broker did not tell everything: {missing} missing")
+        self._book(snapshot)
+        positions = [
+            p for p in snapshot.positions if p.account == self._broker.account and p.shares
+        ]
+        cash = snapshot.account.cash or Decimal(0)
+        self._journal.set_baseline(self._broker.account, positions, cash, f"{by}: {why}")
+        self.suspected = ()
+        return await self.reconcile()
+
+
+def _expects_word(order: Order) -> bool:
+    waited_for = (OrderState.SENT, OrderState.UNKNOWN, OrderState.CANCELLING)
+    return order.state in waited_for or order.state.is_final  # final and live: fills are owed
+
+
+def _ended(order: Order, state: OrderState, why: str, code: int = 0) -> OrderSaid:
+    return OrderSaid(
+        ref=order.ref,
+        order_id=order.order_id,
+        client_id=0,
+        perm_id=order.perm_id,
+        account=order.intent.account,
+        symbol=order.intent.symbol,
+        state=state,
+        code=code,
+        message=why,
+    )
