@@ -215,7 +215,7 @@ async def rig(
     connect: bool = True,
     unreadable: int = 0,
     order_id_above: int = 0,
-    paced: bool = True,
+    paced: bool = False,
     **settings: Any,
 ) -> AsyncIterator[Rig]:
     """A broker at a gateway; at the end neither may have failed to read anything."""

@@ -172,7 +172,7 @@ def test_nothing_is_sent_while_the_connection_is_away() -> None:  # fault 12
 
 def test_orders_that_wait_for_their_turn_are_given_back_when_the_connection_goes() -> None:
     async def scenario() -> None:
-        async with rig(retry_seconds=30.0) as r:
+        async with rig(retry_seconds=30.0, paced=True) as r:
             orders = [r.order(away=True, number=1 + k) for k in range(80)]
             sending = [asyncio.create_task(r.broker.place(order)) for order in orders]
             await r.until(lambda: len(list(r.venue.book.all)) >= 30)
@@ -262,7 +262,7 @@ def test_an_answer_that_came_too_late_is_not_taken_for_the_next_one() -> None:  
 def test_yesterdays_fills_are_told_no_more_and_the_position_is() -> None:  # fault 15
     async def scenario() -> None:
         market = planted_market(seed=7, names=2, sessions=2, interval="30m")
-        async with rig(venue=venue_of(market=market), paced=False) as r:
+        async with rig(venue=venue_of(market=market)) as r:
             await r.place(shares=100)
             today = r.clock.now().date()
             r.fault(do="disconnect")
@@ -360,7 +360,7 @@ def test_messages_keep_to_their_pace_and_cancels_go_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fault 19
     async def scenario() -> None:
-        async with rig() as r:
+        async with rig(paced=True) as r:
             order = await r.place(away=True)
             sent: list[str] = []
             call = r.broker.client.call

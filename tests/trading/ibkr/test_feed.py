@@ -26,7 +26,7 @@ async def following(
     """A feed of all names of a market of five-minute bars."""
     if venue is None:
         venue = venue_of(market=market_of())
-    async with rig(venue=venue, paced=False, **settings) as r:
+    async with rig(venue=venue, **settings) as r:
         feed = IbkrFeed(
             r.broker.client,
             r.broker.contracts,
