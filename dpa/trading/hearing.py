@@ -9,6 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 
 from dpa.clock import Clock
 from dpa.trading import lifecycle
@@ -74,6 +75,7 @@ class Hearing:
         self._strangers: set[tuple[int, int, str]] = set()
         self._refused: dict[str, Notice] = {}
         self._answered: set[str] = set()
+        self._withheld: dict[str, OrderSaid] = {}
         self._booked: set[Execution | Commission] = set()
         self.account = ""
         self.overfilled: set[str] = set()
@@ -156,6 +158,7 @@ class Hearing:
     def forget(self, ref: str) -> None:
         """Another attempt begins."""
         self._refused.pop(ref, None)
+        self._withheld.pop(ref, None)
         self._answered.discard(ref)
 
     def _said(self, word: OrderSaid) -> None:
@@ -175,12 +178,33 @@ class Hearing:
         if lifecycle.is_hint(word) or (word.state.is_final and order.state is OrderState.PLANNED):
             self.ask = True
             word = replace(word, state=OrderState.UNKNOWN)
-        moved = lifecycle.told(order, word)
+        if word.state.is_final and self._owes(order, word):
+            self._withheld[order.ref] = word
+            word = replace(word, state=OrderState.WORKING)
+        moved = lifecycle.told(order, replace(word, filled=Decimal(0)))
         if moved is order:
             return
         self._live.keep(moved, why=word.message or word.why_held)
         if moved.state is not order.state and moved.state.is_final:
             self._count(moved)
+
+    def _owes(self, order: Order, word: OrderSaid) -> bool:
+        """Whether a final word speaks of fills that were not told: the order lives until then."""
+        whole = word.state is OrderState.FILLED
+        said = Decimal(order.intent.shares) if whole else word.filled
+        asked = replace(order, state=OrderState.WORKING, reported=said)
+        return self._journal.owed(asked) > 0
+
+    def withholds(self, ref: str) -> bool:
+        """Whether a final word of an order waits for fills it spoke of."""
+        return ref in self._withheld
+
+    def end_short(self, order: Order) -> None:
+        """End an order whose missing fills the broker, asked twice, does not know."""
+        word = self._withheld.pop(order.ref)
+        why = f"{word.state}; {word.filled} shares were told, and not all of their fills exist"
+        ended = replace(word, state=OrderState.CANCELLED, filled=Decimal(0), code=0, message=why)
+        self.told(order, ended)
 
     def _count(self, order: Order) -> None:
         if order.state is not OrderState.REJECTED:
@@ -229,6 +253,9 @@ class Hearing:
             self._in_a_row = 0
             self._live.heard(order.ref)
             self._live.took(order, "filled")
+            word = self._withheld.pop(order.ref, None)
+            if word is not None and not order.state.is_final:
+                self.told(order, word)
             self._watch_fill(order, execution)
         elif is_ours(execution.ref):
             self._halt(f"{execution.symbol}: a fill of {execution.ref}, not in the journal")

@@ -95,7 +95,8 @@ class Settling:
             return self._asked_before(now, SECOND_LOOK)
         silence = timedelta(seconds=trading.unknown_seconds)
         return self._asked_before(now, silence) and any(
-            _expects_word(order) and now - self._live.silent_since(order) >= silence
+            (_expects_word(order) or self._hearing.withholds(order.ref))
+            and now - self._live.silent_since(order) >= silence
             for order in self._live
         )
 
@@ -190,7 +191,7 @@ class Settling:
         for order in found.absent:
             self._never_arrived(order)
         if found.complete:
-            self._ended_unseen(found.gone, asked_at)
+            self._ended_unseen((*found.gone, *self._short(found)), asked_at)
         again = {b for b in found.suspected if b in self.suspected}
         if not again:
             return found
@@ -222,12 +223,30 @@ class Settling:
             self._live.new_attempt(again)
             self._sender.place(again, reducing=not order.intent.purpose.adds)
 
+    def _short(self, found: Reconciliation) -> tuple[Order, ...]:
+        """Return ended orders with fills that no list has, where the positions agree all the same.
+
+        A fill that was corrected before it was told of leaves such orders.
+        """
+        doubtful = {b.symbol for b in (*found.breaks, *found.suspected)}
+        newest = [self._live.get(order.ref) for order, _ in found.words]
+        return tuple(
+            order
+            for order in newest
+            if order is not None
+            and self._hearing.withholds(order.ref)
+            and order.intent.symbol not in doubtful
+        )
+
     def _ended_unseen(self, orders: Sequence[Order], now: datetime) -> None:
         refs = {order.ref for order in orders}
         self._missed = {ref: at for ref, at in self._missed.items() if ref in refs}
         for order in orders:
             if order.ref in self._missed:
                 del self._missed[order.ref]
+                if self._hearing.withholds(order.ref):
+                    self._hearing.end_short(order)
+                    continue
                 why = "the broker knows it no more"
                 self._hearing.told(order, _ended(order, OrderState.CANCELLED, why))
             else:

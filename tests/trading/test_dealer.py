@@ -366,6 +366,34 @@ def test_4_corrections_and_fees_that_come_late_are_booked(tmp_path: Path) -> Non
         assert made.dealer.positions == {}
 
 
+def test_4_an_order_ends_only_when_the_fills_it_spoke_of_have_come(tmp_path: Path) -> None:
+    with trading(tmp_path, prompt=False) as (made, broker):
+        run(made.send(BUY))
+        fill = broker.fill(broker.truth.held[0], 100)
+        word = next(e for e in broker.pending if isinstance(e, OrderSaid) and e.state is S.FILLED)
+        broker.deliver(word)
+        run(made.beat())
+        assert run(made.send(intent(shares=1, decision="d9"))) == ["symbol-busy"]
+        broker.deliver(fill)
+        run(made.beat())
+        assert made.order(BUY).state is S.FILLED
+
+
+def test_4_a_fill_corrected_before_it_was_told_does_not_block_its_symbol(tmp_path: Path) -> None:
+    with trading(tmp_path, prompt=False) as (made, broker):
+        run(made.send(BUY))
+        fill = broker.fill(broker.truth.held[0], 100)
+        broker.deliver(broker.said(broker.truth.held[0]))
+        broker.correct(fill.stem, 30, "100")
+        broker.pending.clear()
+        for _ in range(3):
+            run(made.beat(11))
+        assert made.dealer.positions == {"AAPL": Decimal(30)}
+        assert made.order(BUY).state is S.CANCELLED
+        assert made.dealer.live_orders == ()
+        assert made.switch.level is Level.RUNNING
+
+
 def test_4_a_liquidation_is_booked_and_halts(tmp_path: Path) -> None:
     with trading(tmp_path) as (made, broker):
         run(made.send(BUY))

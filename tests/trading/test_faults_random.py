@@ -365,7 +365,7 @@ def storm(chaos: Chaos, orders: int, seed: int) -> None:
 
 def test_a_storm_of_faults_leaves_the_books_as_the_broker_has_them(tmp_path: Path) -> None:
     chaos = Chaos(tmp_path)
-    storm(chaos, int(os.environ.get("DPA_FAULT_ORDERS", "300")), seed=7)
+    storm(chaos, int(os.environ.get("DPA_FAULT_ORDERS", "250")), seed=7)
     chaos.settle()
     assert chaos.faults["link"]
     chaos.desk.close()
@@ -447,7 +447,7 @@ def test_killed_at_any_step_of_the_journal_a_restart_does_all_of_it_once(tmp_pat
     run(whole.broker.close())
     whole.close()
     step, kills = 1, 0
-    stride = int(os.environ.get("DPA_KILL_STRIDE", "3"))
+    stride = int(os.environ.get("DPA_KILL_STRIDE", "5"))
     while killed_at(tmp_path / f"kill{step}", step):
         kills += 1
         made = day(tmp_path / f"kill{step}")
