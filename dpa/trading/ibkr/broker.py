@@ -88,6 +88,7 @@ class IbkrBroker(Listener):
         self._refused = False
         self._servers_up = True
         self._order_id_above = 0
+        self._cancelled_all = 0  # how often
         self._keeper: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._asking = asyncio.Lock()
@@ -251,8 +252,7 @@ class IbkrBroker(Listener):
         """Send an order; see :meth:`dpa.trading.broker.Broker.place`."""
         self._check(order)
         contract, tws_order = self._write(order, order.limit)
-        await self.client.turn(Urgency.ORDER)
-        self._check(order)
+        await self._turn(order)
         key = (self.client.client_id, order.order_id)
         intent = order.intent
         self._orders[key] = Known(
@@ -267,8 +267,7 @@ class IbkrBroker(Listener):
         """Ask for another limit: the same order again, with the same number."""
         self._check(order)
         contract, tws_order = self._write(order, limit)
-        await self.client.turn(Urgency.ORDER)
-        self._check(order)
+        await self._turn(order)
         self._hand_over("placeOrder", order.order_id, contract, tws_order)
 
     async def cancel(self, order: Order) -> None:
@@ -277,9 +276,21 @@ class IbkrBroker(Listener):
         self._hand_over("cancelOrder", order.order_id, "")
 
     async def cancel_all(self) -> None:
-        """Ask for the end of every order of every client, and of those made by hand."""
+        """Ask for the end of every order of every client, and of those made by hand.
+
+        Orders that wait for their turn are given back: none leaves after it.
+        """
+        self._cancelled_all += 1
         await self.client.turn(Urgency.CANCEL)
         self._hand_over("reqGlobalCancel")
+
+    async def _turn(self, order: Order) -> None:
+        """Wait for our turn, and look again."""
+        before = self._cancelled_all
+        await self.client.turn(Urgency.ORDER)
+        if self._cancelled_all != before:
+            raise TransientError(f"{order.ref}: everything was cancelled; nothing was sent")
+        self._check(order)
 
     def _check(self, order: Order) -> None:
         """Last word before the socket."""

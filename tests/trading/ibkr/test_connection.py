@@ -387,6 +387,23 @@ def test_messages_keep_to_their_pace_and_cancels_go_first(
     run(scenario)
 
 
+def test_no_order_leaves_after_everything_was_cancelled() -> None:  # fault 33
+    async def scenario() -> None:
+        async with rig(paced=True) as r:
+            orders = [r.order(away=True, number=1 + k) for k in range(60)]
+            sending = [asyncio.create_task(r.broker.place(order)) for order in orders]
+            await r.until(lambda: len(list(r.venue.book.all)) >= 20)
+            await r.broker.cancel_all()
+            results = await asyncio.gather(*sending, return_exceptions=True)
+            assert any(isinstance(e, TransientError) for e in results)
+            await r.settle()
+            await r.settle()
+            assert all(work.order.done for work in r.venue.book.all)
+            assert (await r.broker.snapshot()).open_orders == ()
+
+    run(scenario)
+
+
 def test_a_live_port_and_another_machine_are_refused_without_a_connection() -> None:  # fault 28
     async def scenario() -> None:
         for settings, words in (
