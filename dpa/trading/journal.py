@@ -124,7 +124,11 @@ class Journal(JournalReader):
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All writes within are one: on the disk together, or none of them. May be nested."""
+        """All writes within are one: on the disk together, or none of them. May be nested.
+
+        Never wait for anybody within: it holds the journal. :meth:`ledger` shows what was
+        written only afterwards.
+        """
         with self._lock:
             outermost = self._depth == 0
             if outermost:
