@@ -104,6 +104,11 @@ class Account:
 
     def __post_init__(self) -> None:
         self.cash = self.deposit
+        self.basis = self.realised = ZERO  # of all positions
+        self._values: dict[int, Decimal] = {}  # of each position, at prices of `_priced_at`
+        self._stocks = self._gross = ZERO
+        self._priced_at: int | None = None
+        self._traded: set[int] = set()  # since then
 
     def book(self, execution: SimExecution, fee: Decimal) -> Decimal:
         """Enter a fill; the profit it realises, USD, without fees."""
@@ -115,37 +120,58 @@ class Account:
         held = self.held.setdefault(execution.contract.con_id, Held())
         self.cash -= entry.signed * execution.price + entry.fee
         self.fees += entry.fee
-        return held.trade(entry.signed, execution.price)
+        basis = held.basis
+        profit = held.trade(entry.signed, execution.price)
+        self.basis += held.basis - basis
+        self.realised += profit
+        self._traded.add(execution.contract.con_id)
+        return profit
 
     def restate(self, execution: SimExecution, fee: Decimal) -> None:
         """Replace a fill by its next revision."""
         entry = self.entries[stem(execution.exec_id)]
         entry.execution, entry.fee = execution, fee
         self.cash, self.fees, self.held = self.deposit, ZERO, {}
+        self.basis = self.realised = ZERO
+        self._priced_at = None
         for con_id, (shares, price) in self.opening.items():
-            self.held[con_id] = Held(shares, shares * price)
+            self._begin_with(con_id, shares, price)
         for each in self.entries.values():
             self._fold(each)
 
     def give(self, con_id: int, shares: Decimal, price: Decimal) -> None:
         """Shares it holds from before anything was executed here."""
         self.opening[con_id] = shares, price
+        self._begin_with(con_id, shares, price)
+
+    def _begin_with(self, con_id: int, shares: Decimal, price: Decimal) -> None:
         self.held[con_id] = Held(shares, shares * price)
+        self.basis += shares * price
+        self._traded.add(con_id)
 
     def shares(self, con_id: int) -> Decimal:
         """Shares held of a contract, negative when short."""
         held = self.held.get(con_id)
         return held.shares if held else ZERO
 
-    def gross(self, price: Price) -> Decimal:
-        """Value of all positions, longs and shorts added up, USD."""
-        values = (abs(h.shares) * price(c) for c, h in self.held.items() if h.shares)
-        return sum(values, ZERO)
+    def worth(self, price: Price, version: int) -> tuple[Decimal, Decimal]:
+        """Cash and positions, and the value of longs and shorts added up, USD.
 
-    def equity(self, price: Price) -> Decimal:
-        """Cash and positions, USD."""
-        values = (h.shares * price(c) for c, h in self.held.items() if h.shares)
-        return self.cash + sum(values, ZERO)
+        While the `version` of the prices is the same, only what was traded is valued again.
+        """
+        if version != self._priced_at:
+            self._priced_at, self._values = version, {}
+            self._stocks = self._gross = ZERO
+            self._traded = set(self.held)
+        for con_id in self._traded:
+            shares = self.shares(con_id)
+            new = shares * price(con_id) if shares else ZERO
+            old = self._values.get(con_id, ZERO)
+            self._values[con_id] = new
+            self._stocks += new - old
+            self._gross += abs(new) - abs(old)
+        self._traded.clear()
+        return self.cash + self._stocks, self._gross
 
 
 class Accounts:
@@ -162,6 +188,7 @@ class Accounts:
     def __init__(self, names: Iterable[str], deposit: Decimal, rates: Rates | None = None) -> None:
         self.rates = rates or Rates()
         self.margin_factor = Decimal(1)  # a fault raises it
+        self.prices_version = 0  # whoever moves prices counts it up
         self.by_name = {name: Account(name, deposit) for name in names}
         if not self.by_name:
             raise ConfigError("no account", "name one or more")
@@ -172,21 +199,21 @@ class Accounts:
     def __contains__(self, name: object) -> bool:
         return name in self.by_name
 
-    def margins(self, account: Account, price: Price, more: Decimal = ZERO) -> tuple[Decimal, ...]:
-        """Initial and maintenance requirement with `more` gross value, USD."""
-        gross = account.gross(price) + more
-        factor = self.margin_factor
-        rates = self.rates
-        return gross * rates.initial_margin * factor, gross * rates.maintenance_margin * factor
+    def worth(self, account: Account, price: Price) -> tuple[Decimal, Decimal]:
+        """Equity and gross value of an account, USD."""
+        return account.worth(price, self.prices_version)
+
+    def margins(self, gross: Decimal) -> tuple[Decimal, Decimal]:
+        """Initial and maintenance requirement of so much gross value, USD."""
+        secured = gross * self.margin_factor
+        return secured * self.rates.initial_margin, secured * self.rates.maintenance_margin
 
     def values(self, name: str, price: Price) -> tuple[tuple[str, str, str], ...]:
         """What TWS calls account values: tag, value and currency."""
         account = self.by_name[name]
-        equity, gross = account.equity(price), account.gross(price)
-        initial, maintenance = self.margins(account, price)
+        equity, gross = self.worth(account, price)
+        initial, maintenance = self.margins(gross)
         available = equity - initial
-        realised = sum((h.realised for h in account.held.values()), ZERO)
-        basis = sum((h.basis for h in account.held.values()), ZERO)
         stocks = equity - account.cash
         buying = available / self.rates.initial_margin if self.rates.initial_margin else available
         money: Mapping[str, Decimal] = {
@@ -201,8 +228,8 @@ class Accounts:
             "AvailableFunds": available,
             "ExcessLiquidity": equity - maintenance,
             "BuyingPower": max(buying, ZERO),
-            "RealizedPnL": realised,
-            "UnrealizedPnL": stocks - basis,
+            "RealizedPnL": account.realised,
+            "UnrealizedPnL": stocks - account.basis,
         }
         shown = tuple((tag, str(value.quantize(CENT)), "USD") for tag, value in money.items())
         return (("AccountType", "INDIVIDUAL", ""), ("Currency", "USD", "USD"), *shown)

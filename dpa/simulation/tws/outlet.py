@@ -72,6 +72,7 @@ class Outlet:
     def __init__(self, agenda: Agenda, now: Callable[[], datetime]) -> None:
         self._agenda, self._now = agenda, now
         self._listeners: dict[int, Listener] = {}
+        self._choosers: dict[int, Callable[[Contract], bool]] = {}  # whose bars a client wants
         self.mischief = Mischief()
         self.reported: set[str] = set()  # executions whose fee was told
 
@@ -89,12 +90,13 @@ class Outlet:
         if number in self._listeners or number in self.mischief.held_ids:
             return ID_IN_USE
         self._listeners[number] = listener
+        self._choosers[number] = getattr(listener, "follows_bars", lambda contract: True)
         return None
 
     def detach(self, listener: Listener) -> None:
         """A client has gone."""
         if self._listeners.get(listener.client_id) is listener:
-            del self._listeners[listener.client_id]
+            del self._listeners[listener.client_id], self._choosers[listener.client_id]
 
     def disconnect(self, client_id: int | None, reset: bool) -> None:
         """Cut the connection of a client, or of all."""
@@ -209,5 +211,4 @@ class Outlet:
 
     def follows_bars(self, contract: Contract) -> bool:
         """Whether any client wants them; those that do not say want all."""
-        choosers = (getattr(to, "follows_bars", None) for to in self._listeners.values())
-        return any(chooser is None or chooser(contract) for chooser in choosers)
+        return any(chooser(contract) for chooser in self._choosers.values())

@@ -47,6 +47,8 @@ class Tape:
         self._time = [market.starts_at] * names
         self._taken = [[_NONE, _NONE] for _ in range(names)]  # at bid and ask since the last refill
         self._quotes: list[SimQuote | None] = [None] * names
+        self._exact: list[Decimal | None] = [None] * names  # of the last prices
+        self._prices: dict[int, Decimal] = {}  # of ticks
         self.halted: set[int] = set()
         self.borrow: dict[int, int] = {}
         self.bent: dict[int, str] = {}  # quotes a fault has spoilt: crossed, zero, none, stale
@@ -100,6 +102,7 @@ class Tape:
         for place in np.flatnonzero(np.isfinite(path)).tolist():
             if not step.opening:
                 self._last[place] = prices[place]
+                self._exact[place] = None
                 self._last_size[place] = traded[place]
                 self._volume[place] += traded[place]
             if self.bent.get(place) != "stale":
@@ -133,6 +136,7 @@ class Tape:
         self._bid_size[place], self._ask_size[place] = quote.bid_size, quote.ask_size
         if quote.last is not None:
             self._last[place] = float(quote.last)
+            self._exact[place] = None
         self._refresh(place, now)
 
     def quote(self, place: int) -> SimQuote:
@@ -144,12 +148,12 @@ class Tape:
 
     def _quote(self, place: int) -> SimQuote:
         thin = self.thin.get(place)
-        last, close = self._last[place], self._close[place]
+        close = self._close[place]
         quote = SimQuote(
             self._time[place],
             self._price(self._bid[place]),
             self._price(self._ask[place]),
-            decimal(last) if last == last else None,
+            self.last(place),
             self._bid_size[place] if thin is None else thin,
             self._ask_size[place] if thin is None else thin,
             self._last_size[place],
@@ -161,12 +165,22 @@ class Tape:
         return bend(quote, self.bent[place]) if place in self.bent else quote
 
     def _price(self, ticks: int) -> Decimal | None:
-        return ticks * self.tick if ticks else None
+        if not ticks:
+            return None
+        price = self._prices.get(ticks)
+        if price is None:
+            price = self._prices[ticks] = ticks * self.tick
+        return price
 
     def last(self, place: int) -> Decimal | None:
         """The newest trade's price, USD."""
-        price = self._last[place]
-        return decimal(price) if price == price else None
+        exact = self._exact[place]
+        if exact is None:
+            price = self._last[place]
+            if price != price:
+                return None
+            exact = self._exact[place] = decimal(price)
+        return exact
 
     def levels(self, place: int, buying: bool) -> Iterator[Level]:
         """Prices and shares an order meets, best first; nothing where the quote is not sound."""

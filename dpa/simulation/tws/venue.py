@@ -163,6 +163,7 @@ class SimVenue:
         if self.outlet.everyone:
             self._publish_bars(step)
         changed = self.tape.move(step)
+        self.accounts.prices_version += 1
         if self.outlet.everyone:
             for place in changed:
                 self._publish(place)
@@ -182,6 +183,7 @@ class SimVenue:
 
     def changed(self, place: int) -> None:
         """Something about a quote was changed by hand: publish it, and match."""
+        self.accounts.prices_version += 1
         self.tape.forget(place)
         self._publish(place)
         self._match(place)
@@ -657,10 +659,9 @@ class SimVenue:
         held = account.shares(con_id)
         signed = order.remaining if order.action == "BUY" else -order.remaining
         more = (abs(held + signed) - abs(held)) * price
-        equity = account.equity(self.price)
+        equity, gross = self.accounts.worth(account, self.price)
         fee = self.accounts.rates.commission(order.quantity, order.quantity * price)
-        before = self.accounts.margins(account, self.price)
-        after = self.accounts.margins(account, self.price, more)
+        before, after = self.accounts.margins(gross), self.accounts.margins(gross + more)
         return SimMargin(before[0], before[1], equity, after[0], after[1], equity - fee, fee)
 
     def open_orders(self, client_id: int | None) -> tuple[SimOrder, ...]:
