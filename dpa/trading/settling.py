@@ -85,10 +85,11 @@ class Settling:
 
     def is_due(self, now: datetime) -> bool:
         """Whether the broker should be asked now."""
-        if not self.reconciled or self._hearing.stale or self.asked_at is None:
-            pause = timedelta(seconds=self._settings.trading.unknown_seconds)
-            return self._switch.level < Level.HALTED or self._asked_before(now, pause)
         trading = self._settings.trading
+        pause = timedelta(seconds=trading.unknown_seconds)
+        fresh = self._hearing.stale and self._switch.level < Level.HALTED
+        if not self.reconciled or self._hearing.stale or self.asked_at is None:
+            return fresh or self._asked_before(now, pause)
         if now - self.asked_at >= timedelta(minutes=trading.reconcile_minutes):
             return True
         if self._hearing.ask or self.suspected or self._missed:
@@ -130,7 +131,7 @@ class Settling:
         try:
             snapshot = await self._broker.snapshot()
         except DpaError as e:
-            return self._unanswered(asked_at, str(e))
+            return await self._unanswered(asked_at, str(e))
         self._hearing.work()
         adopted = self._book(snapshot)
         found = compare(snapshot, self._books(snapshot, before, asked_at), adopted)
@@ -141,13 +142,13 @@ class Settling:
             found = self._settle(found, asked_at)
         for word in found.strays:
             await self._cancel_stray(word)
-        self._conclude(snapshot, found)
+        await self._conclude(snapshot, found)
         return found
 
-    def _unanswered(self, asked_at: datetime, why: str) -> Reconciliation:
+    async def _unanswered(self, asked_at: datetime, why: str) -> Reconciliation:
         self.asked_at = asked_at
         found = Reconciliation(asked_at, complete=False, missing=(why,))
-        self._judge(found)
+        await self._judge(found)
         return found
 
     def _book(self, snapshot: BrokerSnapshot) -> tuple[Execution, ...]:
@@ -258,7 +259,7 @@ class Settling:
             self._sender.queue.spend(self._clock.now())
             await self._broker.cancel(replace(order, order_id=word.order_id, perm_id=word.perm_id))
 
-    def _conclude(self, snapshot: BrokerSnapshot, found: Reconciliation) -> None:
+    async def _conclude(self, snapshot: BrokerSnapshot, found: Reconciliation) -> None:
         if found.complete:
             self.money = snapshot.account
             if self._journal.baseline(self._broker.account) is None and found.clean:
@@ -266,10 +267,10 @@ class Settling:
                 self._journal.set_baseline(
                     self._broker.account, (), snapshot.account.cash or Decimal(0), why
                 )
-        self._judge(found)
+        await self._judge(found)
         self._resume_planned()
 
-    def _judge(self, found: Reconciliation) -> None:
+    async def _judge(self, found: Reconciliation) -> None:
         self.reconciled = found.complete and not found.breaks
         self.suspected = found.suspected
         breaks = tuple(str(b) for b in found.breaks)
@@ -277,11 +278,24 @@ class Settling:
         if not found.clean:
             self._journal.note("reconciled", facts)
         self._publish(Reconciled(self._clock.now(), found.complete, breaks))
-        if not found.complete and self._broker.connected and self._hearing.linked:
+        if not found.complete and await self._answers():
             missing = ", ".join(found.missing)
             self._halt(f"the broker did not tell everything: {missing} missing")
         elif breaks:
             self._halt("; ".join(breaks))
+
+    async def _answers(self) -> bool:
+        """Whether the broker is there, and only some of its answers are not.
+
+        One that says nothing at all is away: nothing is sent until it is back and was asked
+        again, and no person is needed for that.
+        """
+        if not (self._broker.connected and self._hearing.linked):
+            return False
+        try:
+            return await self._broker.alive(self._settings.ibkr.ask_seconds)
+        except DpaError:
+            return False
 
     def _resume_planned(self) -> None:
         """Queue what was committed, and never sent, by a program that is no more."""

@@ -277,6 +277,7 @@ class ScriptedBroker:
         self.external: list[OrderSaid] = []
         self.extra: dict[str, Decimal] = {}
         self.floor = 1
+        self.mute = False
         self.sent: list[tuple[datetime, str, str]] = []
         self.snapshots = 0
 
@@ -295,7 +296,7 @@ class ScriptedBroker:
         self.connected = False
 
     async def alive(self, timeout_seconds: float) -> bool:
-        return self.connected
+        return self.connected and not self.mute
 
     async def instruments(self, symbols: Sequence[str]) -> dict[str, Instrument]:
         return {symbol: INSTRUMENTS[symbol] for symbol in symbols if symbol in INSTRUMENTS}

@@ -484,6 +484,21 @@ def test_6_a_lost_link_halts_nothing_and_everything_is_reconciled_when_it_is_bac
         assert made.switch.level is Level.RUNNING
 
 
+def test_6_a_broker_that_says_nothing_at_all_is_away_and_needs_no_person(tmp_path: Path) -> None:
+    with trading(tmp_path) as (made, broker):
+        broker.mute, broker.missing = True, ("positions", "open orders", "executions")
+        run(made.beat(301))
+        assert not made.dealer.ready
+        assert run(made.send(intent("MSFT", 1, at=made.clock.now()))) == ["not-ready"]
+        assert made.switch.level is Level.RUNNING
+        before = broker.snapshots
+        run(made.beat(1))
+        assert broker.snapshots == before
+        broker.mute, broker.missing = False, ()
+        run(made.beat(10))
+        assert made.dealer.ready
+
+
 def test_6_an_order_that_waits_when_the_link_goes_is_not_sent(tmp_path: Path) -> None:
     with trading(tmp_path, messages_per_second=1) as (made, broker):
         first, second = BUY, intent("MSFT", 5)
