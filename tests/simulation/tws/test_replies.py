@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpa.simulation.tws import replies
@@ -73,6 +73,7 @@ def test_shares_to_borrow_are_told_to_those_who_ask(shares: int, level: float) -
     assert told[46, 48] == (f"100;50;{int(NOON.timestamp()) * 1000};12345;;true",)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.builds(
@@ -168,6 +169,7 @@ def test_lines_are_found_by_number_and_by_contract() -> None:
     assert (len(lines), 3 in lines, 1 in lines) == (2, True, False)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 100), max_size=50).map(sorted))
 def test_a_window_counts_its_last_seconds(moments: list[float]) -> None:
     window = Window(10)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpa.simulation.tws.wire import (
@@ -25,6 +25,7 @@ from dpa.simulation.tws.wire import (
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(TEXTS, min_size=1, max_size=5), max_size=5), st.data())
 def test_frames_come_back_whole_however_the_bytes_are_cut(
     messages: list[list[str]], data: st.DataObject
@@ -72,6 +73,7 @@ def test_values_are_written_as_clients_read_them(value: object, written: str) ->
     assert text(value) == written  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
 @given(st.decimals(allow_nan=False, allow_infinity=False, places=8, max_value=10**12))
 def test_a_decimal_is_written_exactly_and_without_exponent(value: Decimal) -> None:
     written = text(value)
@@ -105,11 +107,13 @@ def test_what_is_no_number_is_refused(wrong: str) -> None:
         Cursor("M", [wrong]).flag("switch")
 
 
+@settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False, max_value=1e299, min_value=-1e299))
 def test_every_float_a_client_writes_is_read(value: float) -> None:
     assert float(Cursor("M", [str(value)]).number_text("limit")) == value
 
 
+@settings(deadline=None)
 @given(st.datetimes(datetime(1990, 1, 1), datetime(2100, 1, 1)))  # noqa: DTZ001
 def test_a_moment_is_read_as_it_was_written(moment: datetime) -> None:
     moment = moment.replace(microsecond=0, tzinfo=UTC)
