@@ -134,7 +134,8 @@ class ReplayFeed:
         self._followed: tuple[str, ...] = ()
         self._seen: dict[str, tuple[float, int]] = {}  # newest close and its row
         self._looked = 0  # rows whose closes are in `_seen`
-        self._prices: dict[str, tuple[int, Decimal, Decimal, Decimal]] = {}  # row, bid, ask, last
+        # row of the newest close, its time, and bid, ask and last made up from it
+        self._prices: dict[str, tuple[int, datetime, Decimal, Decimal, Decimal]] = {}
         self._shown: tuple[datetime, Mapping[str, Quote]] | None = None
 
     @property
@@ -221,9 +222,9 @@ class ReplayFeed:
     def _made_up(self, name: str, now: datetime, close: float, row: int) -> Quote:
         known = self._prices.get(name)
         if known is None or known[0] != row:
-            known = self._prices[name] = row, *_around(close, self._half)
-        _, bid, ask, last = known
-        time: datetime = self._panel.times[row].to_pydatetime()
+            then: datetime = self._panel.times[row].to_pydatetime()
+            known = self._prices[name] = row, then, *_around(close, self._half)
+        _, time, bid, ask, last = known
         if row == self._looked - 1:
             time = max(time, now - MADE_UP_AGE)
         size = self._quote_shares

@@ -122,9 +122,11 @@ class Volatility:
         self._counts: NDArray[np.int64] = np.zeros(0, np.int64)
         self._before: Doubles = np.empty(0)
         self._session: date | None = None
+        self._found: dict[str, float] | None = None  # until the next bar
 
     def see(self, panel: Panel, session: date) -> None:
         """Take a bar of a session; the first of a session makes no return."""
+        self._found = None
         if panel.names != self._names:
             n = panel.n_assets
             self._names, self._before = panel.names, np.full(n, np.nan)
@@ -140,6 +142,11 @@ class Volatility:
 
     def sigma_day(self) -> dict[str, float]:
         """Standard deviation of the daily return, fraction, of the names of which it is known."""
+        if self._found is None:
+            self._found = self._sigmas()
+        return self._found
+
+    def _sigmas(self) -> dict[str, float]:
         counted = np.minimum(self._counts, KEPT_RETURNS)
         mean = self._squares.sum(axis=0) / np.maximum(counted, 1)
         found = np.sqrt(mean * SESSION_MINUTES / self._minutes)
