@@ -62,6 +62,9 @@ class IbkrBroker(Listener):
         ``await sleep(seconds)``: pauses of the watchdog and between attempts.
     jitter : callable
         A number of [0, 1).
+    only_cancels : bool
+        For a kill: an account that may not be traded is no reason to leave its orders alone, so
+        the connection stays, and takes no orders.
     """
 
     name = "ibkr"
@@ -73,6 +76,7 @@ class IbkrBroker(Listener):
         client: TwsClient | None = None,
         sleep: Sleep = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
+        only_cancels: bool = False,
     ) -> None:
         self.settings = settings
         self.client = TwsClient(settings, clock) if client is None else client
@@ -80,6 +84,7 @@ class IbkrBroker(Listener):
         self._clock = clock
         self._sleep = sleep
         self._jitter = jitter
+        self._only_cancels = only_cancels
         self._account: str | None = None
         self._handlers: list[Callable[[BrokerEvent], None]] = []
         self._orders: dict[OrderKey, Known] = {}
@@ -143,7 +148,7 @@ class IbkrBroker(Listener):
     async def _open(self, why: str) -> None:
         try:
             await self.client.open()
-            self._account = choose_account(self.settings, self.client.managed, self._account)
+            self._choose_account()
         except HaltError as e:
             self.client.close("refused")
             self._refused = True
@@ -153,6 +158,14 @@ class IbkrBroker(Listener):
         self._servers_up = True
         self.client.opened(data_lost=True)
         self._tell(LinkChanged(self.connected, why, data_lost=True))
+
+    def _choose_account(self) -> None:
+        try:
+            self._account = choose_account(self.settings, self.client.managed, self._account)
+        except HaltError as e:
+            if not self._only_cancels:
+                raise
+            self._halt(e, codes.REFUSED)
 
     async def close(self) -> None:
         """Close the connection; working orders stay at TWS."""
@@ -296,6 +309,8 @@ class IbkrBroker(Listener):
         """Last word before the socket."""
         if self._halted is not None:
             raise self._halted
+        if self._only_cancels:
+            raise HaltError(f"{order.ref}: this connection only cancels")
         if not self.client.ready:
             raise TransientError(f"{order.ref}: not connected to TWS; nothing was sent")
         if not self._servers_up:

@@ -1,10 +1,11 @@
 """Connecting, losing the connection, and refusing what may not be traded."""
 
 import asyncio
+from datetime import UTC, datetime
 
 import pytest
 
-from dpa.clock import SystemClock
+from dpa.clock import FixedClock, SystemClock
 from dpa.config import IbkrConfig
 from dpa.errors import ConfigError, HaltError, TransientError
 from dpa.simulation.tws.markets import planted_market
@@ -12,6 +13,7 @@ from dpa.simulation.tws.words import Traits
 from dpa.trading.broker import LinkChanged, Notice
 from dpa.trading.ibkr import client as client_module
 from dpa.trading.ibkr.broker import IbkrBroker
+from dpa.trading.ibkr.client import TwsClient
 from dpa.trading.ibkr.codes import REFUSED, SILENT, UNREADABLE
 from dpa.trading.ibkr.pace import Urgency
 from dpa.trading.types import OrderState
@@ -400,6 +402,42 @@ def test_no_order_leaves_after_everything_was_cancelled() -> None:  # fault 33
             await r.settle()
             assert all(work.order.done for work in r.venue.book.all)
             assert (await r.broker.snapshot()).open_orders == ()
+
+    run(scenario)
+
+
+def test_a_kill_reaches_the_orders_of_an_account_that_may_not_be_traded() -> None:  # fault 33
+    async def scenario() -> None:
+        async with rig() as r:
+            order = await r.place(away=True)
+            r.fault(do="accounts", accounts=["DU1234567", "U7654321"])
+            client = TwsClient(r.broker.settings, r.clock, 0, client_id=999)
+            killer = IbkrBroker(r.broker.settings, r.clock, client, only_cancels=True)
+            await killer.connect()
+            with pytest.raises(HaltError, match="U7654321"):
+                await killer.place(r.order())
+            await killer.cancel_all()
+            assert await killer.alive(BOUND)
+            snapshot = await killer.snapshot()
+            assert snapshot.complete
+            assert snapshot.open_orders == ()
+            assert r.truth(order)[0].status == "Cancelled"
+            await killer.close()
+
+    run(scenario)
+
+
+def test_nothing_is_placed_while_tws_is_known_to_be_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fault 13
+    async def scenario() -> None:
+        async with rig() as r:
+            order = r.order(away=True)
+            night = FixedClock(datetime(2024, 6, 18, 5, 0, tzinfo=UTC))
+            monkeypatch.setattr(r.broker, "_clock", night)
+            with pytest.raises(TransientError, match="nightly maintenance"):
+                await r.broker.place(order)
+            assert not r.truth(order)
 
     run(scenario)
 
