@@ -102,7 +102,7 @@ def _add_venue(group: Any) -> None:
         type=int,
         default=50,
         metavar="N",
-        help="a client may send, by the venue's time [50]",
+        help="a client may send [50]",
     )
     group.add_argument(
         "--half-spread-bps", type=float, default=1.0, metavar="BPS", help="of quotes [1.0]"

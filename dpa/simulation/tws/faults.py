@@ -167,6 +167,8 @@ class Connectivity(Fault):
 
         def restored() -> None:
             back()
+            if self.data_lost:
+                venue.outlet.forget_subscriptions()
             code, what = (1101, "lost") if self.data_lost else (1102, "maintained")
             words = "Connectivity between IBKR and Trader Workstation has been restored - data "
             venue.outlet.say(code, f"{words}{what}.")

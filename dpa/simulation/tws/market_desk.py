@@ -99,6 +99,10 @@ class MarketDesk:
         self._recent = history
         self._pacing = pacing
         self._data_type = LIVE
+        self.forget()
+
+    def forget(self) -> None:
+        """Follow nothing."""
         self._market: Lines[MarketLine] = Lines()
         self._ticks: Lines[TickLine] = Lines()
         self._bars: Lines[BarLine] = Lines()

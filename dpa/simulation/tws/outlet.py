@@ -131,6 +131,11 @@ class Outlet:
         for listener in self.everyone:
             listener.error(request_id, code, message)
 
+    def forget_subscriptions(self) -> None:
+        """Nobody follows any market data any more, until he asks again."""
+        for listener in self.everyone:
+            getattr(listener, "data_lost", lambda: None)()
+
     def fill(
         self,
         order: SimOrder,

@@ -198,6 +198,10 @@ class Session:
         """Whether the client wants bars of a contract at all."""
         return self._desk.follows_bars(contract)
 
+    def data_lost(self) -> None:
+        """Market data subscriptions are gone: the client has to make them again."""
+        self._desk.forget()
+
     def disconnect(self, reset: bool) -> None:
         """The venue drops the client."""
         self.finish("dropped by the venue", reset)

@@ -5,7 +5,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpa.errors import ConfigError
@@ -15,9 +15,9 @@ from dpa.simulation.tws.words import Contract, SimExecution
 MOMENT = datetime(2024, 6, 17, 14, tzinfo=UTC)
 CONTRACTS = [Contract(k, f"N{k}", "NASDAQ", "NMS") for k in range(3)]
 fill = st.tuples(
-    st.integers(0, 2), st.sampled_from(["BOT", "SLD"]), st.integers(1, 500), st.integers(1, 9_999)
+    st.integers(0, 2), st.sampled_from(["BOT", "SLD"]), st.integers(1, 60), st.integers(1, 9_999)
 )
-revision = st.tuples(st.integers(0, 60), st.integers(0, 500), st.integers(1, 9_999))
+revision = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(1, 9_999))
 
 
 def execution(number, contract, side, shares, cents, revision=1):
@@ -58,6 +58,7 @@ def check(account, rows):
         assert float(held.realised) == pytest.approx(float(profit), rel=1e-9, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(st.lists(fill, max_size=25))
 def test_books_are_the_fold_of_fills(fills):
     accounts = Accounts(["DU1"], Decimal(1_000_000))
@@ -69,6 +70,7 @@ def test_books_are_the_fold_of_fills(fills):
     check(account, rows)
 
 
+@settings(deadline=None)
 @given(st.lists(fill, min_size=1, max_size=15), st.lists(revision, max_size=6))
 def test_a_correction_or_a_bust_is_as_if_it_had_been_so_from_the_start(fills, revisions):
     account, rows = Accounts(["DU1"], Decimal(1_000_000))["DU1"], []
@@ -85,6 +87,7 @@ def test_a_correction_or_a_bust_is_as_if_it_had_been_so_from_the_start(fills, re
     check(account, rows)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 2_000), min_size=1, max_size=10), st.integers(100, 50_000))
 def test_fees_of_parts_add_up_to_the_fee_of_the_whole(parts, cents):
     rates, price = Rates(), Decimal(cents) / 100
@@ -96,6 +99,28 @@ def test_fees_of_parts_add_up_to_the_fee_of_the_whole(parts, cents):
     whole = min(max(Decimal(1), Decimal("0.005") * filled), Decimal("0.01") * filled * price)
     assert sum(told) == whole
     assert min(told) >= 0
+
+
+@settings(deadline=None)
+@given(st.lists(fill, max_size=20), st.lists(st.integers(1, 9_999), min_size=3, max_size=3))
+def test_what_an_account_is_worth_is_summed_up_anew_or_kept_up_alike(fills, cents):
+    accounts, prices = Accounts(["DU1"], Decimal(1_000_000)), [Decimal(c) / 100 for c in cents]
+    account = accounts["DU1"]
+    for number, (contract, side, shares, paid) in enumerate(fills):
+        account.book(execution(number, contract, side, shares, paid), Decimal(1))
+        if number % 5 == 4:
+            account.restate(execution(number, contract, side, 1, paid, 2), Decimal(1))
+        if number % 3 == 2:
+            accounts.prices_version += 1
+            prices = [price + 1 for price in prices]
+        held = {c: h.shares * prices[c] for c, h in account.held.items()}
+        equity, gross = accounts.worth(account, prices.__getitem__)
+        assert equity == account.cash + sum(held.values())
+        assert gross == sum(abs(value) for value in held.values())
+        profits = sum((h.realised for h in account.held.values()), Decimal(0))
+        assert float(account.realised) == pytest.approx(float(profits), abs=1e-6)
+        basis = sum((h.basis for h in account.held.values()), Decimal(0))
+        assert float(account.basis) == pytest.approx(float(basis), abs=1e-6)
 
 
 def test_fixed_pricing_for_stocks():

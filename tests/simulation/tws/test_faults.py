@@ -10,6 +10,7 @@ from dpa.errors import ConfigError
 from dpa.simulation.tws.faults import KINDS
 from dpa.simulation.tws.script import Script, read_fault, read_script
 from dpa.simulation.tws.venue import SimVenue
+from tests.simulation.tws import clients
 from tests.simulation.tws.venues import (
     Ear,
     flat_market,
@@ -146,7 +147,29 @@ def test_connectivity_fills_go_on_and_data_do_not(lost, code):
     assert order(venue, 1).status == "Filled"
     run_for(venue, 60)
     assert ear.codes == [1100, code]
+    assert ("data_lost" in ear.words) == lost
     assert len(ear.heard("quote")) > heard
+
+
+@pytest.mark.skipif(not clients.CLIENT, reason="no client library is installed")
+def test_a_client_has_to_subscribe_anew_after_1101():
+    async def talk():
+        venue = clients.planted_venue(traits=clients.lively())
+        async with clients.gateway_of(venue) as gateway, clients.connected(gateway) as api:
+            library = clients.client_library()
+            (contract,) = await api.qualifyContractsAsync(library.Stock("N0", "SMART", "USD"))
+            ticker = api.reqMktData(contract)
+            strike(venue, do="connectivity", seconds=30, data_lost=True)
+            await clients.step(venue, gateway, api, 10)
+            assert [code for _, code in api.codes if code in (1100, 1101)] == [1100, 1101]
+            stood = ticker.time, ticker.bidSize
+            await clients.step(venue, gateway, api, 10)
+            assert (ticker.time, ticker.bidSize) == stood
+            again = api.reqMktData(contract)
+            await clients.step(venue, gateway, api, 10)
+            assert again.time > stood[0]
+
+    clients.run(talk())
 
 
 def test_farms_go_and_come(flat):

@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpa.simulation.tws.matching import conforms, reaches, trades, triggered
@@ -16,6 +16,7 @@ def best_first(levels, buying):
     return sorted(levels, key=lambda level: level[0], reverse=not buying)
 
 
+@settings(deadline=None)
 @given(st.booleans(), shares, st.none() | cents, side, st.booleans())
 def test_trades_keep_to_the_limit_the_order_and_the_book(buying, wanted, limit, levels, resting):
     levels = best_first(levels, buying)
@@ -32,6 +33,7 @@ def test_trades_keep_to_the_limit_the_order_and_the_book(buying, wanted, limit, 
             assert trade.price == limit
 
 
+@settings(deadline=None)
 @given(st.booleans(), shares, st.none() | cents, side)
 def test_all_that_can_trade_does(buying, wanted, limit, levels):
     levels = best_first(levels, buying)

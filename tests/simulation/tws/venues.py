@@ -44,6 +44,9 @@ class Ear:
     def follows_bars(self, contract):
         return self._markets
 
+    def data_lost(self):
+        self.said.append(("data_lost", ()))
+
     def disconnect(self, reset):
         self.cut = reset
 
