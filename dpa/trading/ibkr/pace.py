@@ -10,6 +10,7 @@ from enum import IntEnum
 from dpa.clock import Clock
 from dpa.errors import TransientError
 
+_NAP_SECONDS = 5.0  # then the clock is read again: a simulated one may have run ahead
 Sleep = Callable[[float], Awaitable[None]]
 
 
@@ -89,7 +90,7 @@ class Pace:
         while self._waiting:
             seconds = self._wait_seconds()
             if seconds > 0:
-                await self._sleep(seconds)
+                await self._sleep(min(seconds, _NAP_SECONDS))
                 continue
             future = heapq.heappop(self._waiting)[2]
             if not future.done():
