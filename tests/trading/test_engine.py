@@ -2,13 +2,18 @@
 
 import asyncio
 import math
+from dataclasses import replace
 from datetime import date, timedelta
 from decimal import Decimal
 
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dpa.config import Settings
+from dpa.market.panel import Panel
 from dpa.trading.events import (
     Alert,
     BarTaken,
@@ -19,7 +24,9 @@ from dpa.trading.events import (
     Severity,
     Valued,
 )
+from dpa.trading.feed import FeedBar
 from dpa.trading.intents import record_of
+from dpa.trading.replay_feed import ReplayFeed
 from dpa.trading.switch import Level
 from dpa.trading.types import Purpose, Side, Style
 from tests.trading.engine_market import (
@@ -156,8 +163,6 @@ def test_an_answer_in_time_is_kept_whole():
 
 @pytest.mark.parametrize(("missing", "binds"), [(0, "all"), (1, "all"), (2, "reductions")])
 def test_a_partial_bar_adds_no_risk(missing, binds):
-    from dataclasses import replace as changed
-
     class Partial:
         def __init__(self, feed):
             self.feed = feed
@@ -167,10 +172,8 @@ def test_a_partial_bar_adds_no_risk(missing, binds):
 
         def due(self, now):
             return tuple(
-                changed(bar, missing=bar.panel.names[:missing]) for bar in self.feed.due(now)
+                replace(bar, missing=bar.panel.names[:missing]) for bar in self.feed.due(now)
             )
-
-    from dpa.trading.replay_feed import ReplayFeed
 
     panel = make_panel(
         symbols=("AAA", "BBB", "CCC", "DDD", "EEE", "FFF", "GGG", "HHH", "III", "JJJ")
@@ -498,11 +501,6 @@ def test_bars_of_no_session_are_not_decided_on():
             return {}
 
         def due(self, now):
-            import pandas as pd
-
-            from dpa.market.panel import Panel
-            from dpa.trading.feed import FeedBar
-
             if self.given:
                 return ()
             self.given = True
@@ -567,3 +565,64 @@ def test_expected_costs_are_known_from_the_start_with_bars_of_the_past():
     by_hand = spread_bps + config.commission_bps
     by_hand += config.impact_coefficient * sigma_day * math.sqrt(share) * 1e4
     assert intent.expected_cost_bps == pytest.approx(by_hand, rel=1e-9)
+
+
+# whatever is decided
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([1.0, 0.5, 0.0]), st.booleans())
+def test_whatever_is_decided_the_rules_hold(seed, share, lasting):
+    """Random targets, fills, levels, risk and absences over the last hour and a half of a day."""
+    rng = np.random.default_rng(seed)
+    panel = make_panel().window(60, 78)
+    levels = [Level.RUNNING] * 6 + [Level.PAUSED, Level.FLATTENING]
+
+    def decide(request):
+        if rng.random() < 0.1:
+            return away(request)
+        risk = rng.choice(["NORMAL", "NORMAL", "NORMAL", "REDUCE_ONLY", "FLATTEN"])
+        targets = {name: float(rng.integers(-3, 4) * 10) for name in request.names}
+        return decision_of(request, targets, str(risk))
+
+    config = settings_of(session_end="flatten", most_age_minutes=30, order_seconds=90)
+    desk = Desk(panel, decide, settings=config)
+    desk.dealer.share, desk.dealer.lasting = share, lasting
+    held_before, checked = {}, []
+
+    def look(now):
+        desk.switch.set(levels[int(rng.integers(len(levels)))])
+        held_before.clear()
+        held_before.update({name: desk.dealer.shares(name) for name in panel.names})
+
+    submit = desk.dealer.submit
+
+    async def checking(intents, quotes):
+        now, level = desk.clock.now(), desk.switch.level
+        assert level < Level.FLATTENING
+        live = {order.intent.symbol for order in desk.dealer.live_orders}
+        assert len({i.symbol for i in intents}) == len(intents)
+        assert not live & {i.symbol for i in intents}
+        bound = {d.decision: d for d in desk.of(Decided)}
+        for intent in intents:
+            held = desk.dealer.shares(intent.symbol)
+            assert now < intent.expires_at
+            assert intent.shares > 0
+            if intent.purpose.adds:
+                assert level is Level.RUNNING
+                assert bound[intent.decision].binds == "all"
+                assert now < utc(15, 50)
+                assert held * intent.side.sign >= 0
+            else:
+                assert held * intent.side.sign < 0
+                assert intent.shares <= abs(held)
+            checked.append(intent.id)
+        await submit(intents, quotes)
+
+    desk.dealer.submit = checking
+    desk.run(each=look)
+    assert len(set(checked)) == len(checked)
+    by_decision = {d.decision for d in desk.of(Decided)}
+    for intent in desk.dealer.intents:
+        known = intent.decision in by_decision
+        assert known or intent.purpose in (Purpose.AGE, Purpose.SESSION_END)
