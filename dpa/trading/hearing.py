@@ -7,7 +7,7 @@ the broker tells again when it is asked for everything.
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from decimal import Decimal
 
@@ -290,6 +290,10 @@ class Hearing:
         if new:
             self._publish(Charged(self._clock.now(), commission))
         return new
+
+    def remember(self, executions: Iterable[Execution], commissions: Iterable[Commission]) -> None:
+        """Keep in mind as booked only what the broker still tells of; the journal has it all."""
+        self._booked = {*executions, *commissions}
 
     def _noticed(self, notice: Notice) -> None:
         if notice.code in WARNINGS and notice.order_id <= 0:

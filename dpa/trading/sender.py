@@ -216,6 +216,7 @@ class Sender:
     async def _cancels(self, messages: list[Message]) -> None:
         orders = [o for m in messages if (o := self._live.get(m.ref)) and o.state.may_fill]
         self._live.keep(*[lifecycle.cancelling(order) for order in orders])
+        self._cancelled_at = {r: at for r, at in self._cancelled_at.items() if r in self._live}
         for order in orders:
             self._live.heard(order.ref)
             self._cancelled_at[order.ref] = self._clock.now()

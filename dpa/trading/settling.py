@@ -105,13 +105,17 @@ class Settling:
         return self.asked_at is None or now - self.asked_at >= pause
 
     def next_at(self, now: datetime) -> datetime:
-        """When to ask again, if nothing is heard before; may be past."""
-        every = timedelta(minutes=self._settings.trading.reconcile_minutes)
-        if self.asked_at is None:
-            return now
-        if self._hearing.ask or self.suspected or self._missed or not self.settled:
-            return min(self.asked_at + SECOND_LOOK, self.asked_at + every)
-        return self.asked_at + every
+        """When to ask again, if nothing is heard before; always after `now`."""
+        trading = self._settings.trading
+        soon = now + timedelta(seconds=1)
+        if self.asked_at is None or self._hearing.stale:
+            return soon
+        pause = timedelta(minutes=trading.reconcile_minutes)
+        if not self.reconciled:
+            pause = timedelta(seconds=trading.unknown_seconds)
+        elif self._hearing.ask or self.suspected or self._missed:
+            pause = SECOND_LOOK
+        return max(self.asked_at + pause, soon)
 
     def _same_account(self) -> None:
         known = self._journal.value("account")
@@ -156,6 +160,9 @@ class Settling:
             adopted = tuple(e for e in snapshot.executions if self._hearing.executed(e))
             for commission in snapshot.commissions:
                 self._hearing.charged(commission)
+        if snapshot.complete:
+            self._hearing.remember(snapshot.executions, snapshot.commissions)
+            self._known &= {word.ref for word in snapshot.completed_orders}
         return adopted
 
     def _books(self, snapshot: BrokerSnapshot, before: set[str], asked_at: datetime) -> Books:

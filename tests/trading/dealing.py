@@ -236,7 +236,7 @@ class Truth:
 
     def working(self) -> list[Held]:
         """Orders that may fill."""
-        return [held for held in self.held if not held.state.is_final]
+        return [held for held in self.held[-200:] if not held.state.is_final]
 
     def filled(self, held: Held) -> Decimal:
         """Shares filled of an order."""
@@ -249,6 +249,11 @@ class Truth:
         for e in self.fills.values():
             shares[e.symbol] = shares.get(e.symbol, Decimal(0)) + e.side.sign * e.shares
         return {symbol: n for symbol, n in shares.items() if n}
+
+    def ended_early(self) -> list[Held]:
+        """The newest orders that were cancelled before they were filled."""
+        found = [h for h in self.held[-200:] if h.state is OrderState.CANCELLED]
+        return [h for h in found if self.filled(h) < h.order.intent.shares]
 
 
 class ScriptedBroker:
@@ -278,6 +283,7 @@ class ScriptedBroker:
         self.extra: dict[str, Decimal] = {}
         self.floor = 1
         self.mute = False
+        self.kept = 1000  # orders and fills that a snapshot tells of, the newest
         self.sent: list[tuple[datetime, str, str]] = []
         self.snapshots = 0
 
@@ -431,6 +437,7 @@ class ScriptedBroker:
 
     async def snapshot(self) -> BrokerSnapshot:
         self.snapshots += 1
+        today = tuple(self.truth.fills.values())[-self.kept :]
         if not self.connected:
             raise TransientError("not connected")
         held = self.truth.held
@@ -446,12 +453,12 @@ class ScriptedBroker:
                 for symbol, shares in positions.items()
             ),
             open_orders=(
-                *(self.said(h) for h in held if not h.state.is_final),
+                *(self.said(h) for h in self.truth.working()),
                 *self.external,
             ),
-            completed_orders=tuple(self.said(h) for h in held if h.state.is_final),
-            executions=tuple(self.truth.fills.values()),
-            commissions=tuple(self.truth.fees.values()),
+            completed_orders=tuple(self.said(h) for h in held[-self.kept :] if h.state.is_final),
+            executions=today,
+            commissions=tuple(self.truth.fees.values())[-self.kept :],
             account=Account(ACCOUNT, Decimal(1_000_000), Decimal(1_000_000)),
         )
 

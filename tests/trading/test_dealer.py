@@ -131,6 +131,16 @@ def test_2_an_order_without_an_answer_is_sent_again_only_once_its_absence_is_pro
         assert made.journal.attempts(BUY.id)[0].state is S.ABSENT
 
 
+def test_2_an_order_sent_only_now_is_not_called_absent(tmp_path: Path) -> None:
+    with trading(tmp_path) as (made, broker):
+        broker.next_place = "lost"
+        run(made.send(BUY))
+        assert run(made.dealer.reconcile()).waiting == (made.order(BUY),)
+        run(made.beat(5))
+        run(made.dealer.reconcile())
+        assert (made.order(BUY).attempt, made.order(BUY).state) == (1, S.SENT)
+
+
 @pytest.mark.parametrize("how", ["silent", "unknown-arrived"])
 def test_2_an_order_whose_answer_was_lost_is_found_and_not_repeated(
     tmp_path: Path, how: str
@@ -840,6 +850,30 @@ def test_what_was_committed_and_not_sent_is_sent_after_a_restart(tmp_path: Path)
         run(made.beat(1))
         assert broker.truth.of(late.id) == []
         assert made.order(late).state.is_final
+
+
+def test_the_dealer_says_when_it_is_to_be_called_next(tmp_path: Path) -> None:
+    with trading(tmp_path) as (made, broker):
+
+        def due() -> float:
+            return (made.dealer.next_at(made.clock.now()) - made.clock.now()).total_seconds()
+
+        assert due() == 300
+        run(made.send(replace(BUY, style=Style.ADAPTIVE)))
+        assert due() == 5
+        run(made.beat(20))
+        assert due() == 40
+        broker.tell(Notice(1102, "restored"))
+        assert due() == 1
+        run(made.beat(1))
+        broker.tell(Notice(161, "words", made.order(BUY).order_id))
+        run(made.beat())
+        assert due() == 2
+        broker.missing = ("positions",)
+        run(made.beat(2))
+        broker.missing = ()
+        assert made.switch.level is Level.HALTED
+        assert due() == 10
 
 
 def test_margins_are_asked_for_where_the_settings_say_so(tmp_path: Path) -> None:

@@ -123,8 +123,7 @@ class Chaos:
 
     def late(self) -> list[Held]:
         """Orders whose cancel crossed a fill: a fill may still be told."""
-        found = [h for h in self.broker.truth.held if h.state is S.CANCELLED]
-        return [h for h in found if self.broker.truth.filled(h) < h.order.intent.shares]
+        return self.broker.truth.ended_early()
 
     # what must hold
 
