@@ -658,6 +658,26 @@ def test_more_lines_than_allowed_are_refused_and_freed_ones_can_be_used(version:
     run(work())
 
 
+def test_lost_subscriptions_are_silent_until_they_are_made_again(version: int) -> None:
+    async def work() -> None:
+        venue = planted_venue(traits=lively(lines=1))
+        async with gateway_of(venue, version) as gateway, connected(gateway) as api:
+            ticker = api.reqMktData(stock(venue))
+            await round_trip(api)
+            venue.outlet.forget_subscriptions()
+            before = (ticker.volume, ticker.last)
+            while quote_of(venue).volume == before[0]:
+                venue.advance()
+            await round_trip(api)
+            assert (ticker.volume, ticker.last) == before
+            again = api.reqMktData(stock(venue))  # the only line is free again
+            await step(venue, gateway, api)
+            assert again.volume == quote_of(venue).volume
+            assert codes(api) == []
+
+    run(work())
+
+
 @pytest.mark.parametrize("reset", [True, False])
 def test_a_client_that_is_dropped_notices(version: int, reset: bool) -> None:
     async def work() -> None:
