@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -40,7 +42,9 @@ from dpa.trading.types import (
     Side,
     Style,
 )
+from tests.html_page import Page
 
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 BEGUN = datetime(2024, 7, 1, 13, 30, tzinfo=UTC)
 ENDED = BEGUN + timedelta(hours=7)
 D = Decimal
@@ -314,3 +318,29 @@ def test_a_name_cannot_break_out_of_a_picture(tmp_path):
     facts = make_facts([bad], [make_fill(1, 5, bad, 1, "10")], {"0000.0001.01": "0.1"})
     _, page = write_report(report_of(facts), tmp_path)
     assert "</script><b>" not in page.read_text()
+
+
+def test_every_picture_draws_offline_in_a_browser(tmp_path):
+    if BROWSER is None:
+        pytest.skip("no chromium to open the report with")
+    worth = [
+        Note(at(m), "valued", {"nav": str(10**6 + m), "prior_nav": "1000000", "gross": 0.1,
+                               "net": 0.1, "largest": 0.1})
+        for m in range(5, 100, 5)
+    ]  # fmt: skip
+    report = report_of(replace(planted(), notes=tuple(worth)))
+    page = write_report(report, tmp_path)[1]
+    command = [
+        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        "--disable-dev-shm-usage", "--host-resolver-rules=MAP * ~NOTFOUND",
+        f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=20000",
+        "--enable-logging=stderr", "--dump-dom", page.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+    drawn = done.stdout.count('class="plot js-plotly-plot"')
+    assert drawn == done.stdout.count('<div id="picture-') == 4
+    found = Page(page.read_text(encoding="utf-8"))
+    assert [row[0] for row in found.tables["trades"][1:]] == ["AAA", "BBB"]
+    assert found.tables["limits"][0] == ["limit", "most", "allowed", "share", "when"]
