@@ -30,8 +30,8 @@ class VenueClock:
         self._anchor = source.elapsed() if source else 0.0
 
     def set(self, moment: datetime) -> None:
-        """Move to a moment; never backwards."""
-        self._moment = max(moment, self._moment)
+        """Move to a moment; never backwards, also where it has run past it already."""
+        self._moment = max(moment, self.now())
         if self._source:
             self._anchor = self._source.elapsed()
 

@@ -75,7 +75,14 @@ class Faults:
         if fault.when is not None:
             self._seen.setdefault(fault.when, []).append((fault, [0]))
         elif fault.at is not None:
-            for moment in self._moments(fault.at):
+            moments = self._moments(fault.at)
+            if not moments:
+                raise ConfigError(
+                    f"at: {fault.at!r} is no moment of this venue",
+                    f"it runs from {venue.clock.now():%Y-%m-%d %H:%M} to "
+                    f"{venue.ends_at:%Y-%m-%d %H:%M} UTC; give the venue's time",
+                )
+            for moment in moments:
                 venue.agenda.add(moment, lambda: self.begin(fault))
         elif fault.after_seconds is not None:
             venue.later(fault.after_seconds, lambda: self.begin(fault))

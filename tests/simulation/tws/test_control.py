@@ -272,6 +272,18 @@ def test_by_a_clock_it_runs_at_its_speed_and_jumps_the_nights():
     assert trading < wall.seconds < trading + 60
 
 
+def test_a_clock_that_runs_never_goes_back():
+    wall, begin = Wall(), market(names=1).starts_at
+    clock = VenueClock(begin, wall, 2.0)
+    wall.seconds = 10.0
+    assert clock.now() == begin + timedelta(seconds=20)
+    clock.set(begin + timedelta(seconds=5))  # something that should have happened before
+    assert clock.now() == begin + timedelta(seconds=20)
+    clock.set(begin + timedelta(hours=1))
+    wall.seconds = 11.0
+    assert clock.elapsed() == 3602
+
+
 def test_the_token_file_is_for_nobody_else(tmp_path):
     path = tmp_path / "folder" / "token"
     first = write_token(path)

@@ -451,6 +451,8 @@ def test_a_script_that_is_not_there(tmp_path):
 def test_symbols_and_accounts_are_checked_before_anything_trades():
     with pytest.raises(ConfigError, match="'ZZ' is not listed"):
         open_venue(market(), {"do": "halt", "symbol": "ZZ", "when": "fill"})
+    with pytest.raises(ConfigError, match="'2030-01-01 10:00' is no moment of this venue"):
+        open_venue(market(), {"do": "mute", "at": "2030-01-01 10:00"})
     with pytest.raises(ConfigError, match="'DU9' is not known"):
         open_venue(market(), {"do": "liquidate", "account": "DU9", "at": "10:00"})
 
