@@ -5,6 +5,8 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dpa.errors import ConfigError
 from dpa.simulation.tws.faults import KINDS
@@ -460,3 +462,86 @@ def test_symbols_and_accounts_are_checked_before_anything_trades():
 def test_every_kind_is_described():
     assert len(KINDS) == 31
     assert all(kind.__doc__ for kind in KINDS.values())
+
+
+ANY = [
+    {"do": "disconnect"},
+    {"do": "mute", "seconds": 20},
+    {"do": "duplicate", "seconds": 60},
+    {"do": "reorder", "seconds": 60},
+    {"do": "reject"},
+    {"do": "reject", "code": 203},
+    {"do": "false_cancel"},
+    {"do": "connectivity", "seconds": 30, "data_lost": True},
+    {"do": "restart", "seconds": 5, "ids_rolled_back": True},
+    {"do": "lose"},
+    {"do": "hide"},
+    {"do": "correct", "price_change": "-0.05"},
+    {"do": "correct", "shares": 3},
+    {"do": "bust"},
+    {"do": "margin", "factor": 9, "seconds": 60},
+    {"do": "halt", "symbol": "N0", "seconds": 40},
+    {"do": "quotes", "how": "crossed", "seconds": 20},
+    {"do": "quotes", "how": "stale", "seconds": 60},
+    {"do": "sizes", "size": 30, "seconds": 60},
+    {"do": "locate", "symbol": "N1", "seconds": 60},
+    {"do": "manual", "symbol": "N0", "side": "sell", "shares": 40},
+    {"do": "liquidate"},
+    {"do": "commission", "how": "late", "late_seconds": 15, "seconds": 60},
+    {"do": "commission", "how": "never", "seconds": 60},
+    {"do": "slow_cancel", "cancel_seconds": 8, "seconds": 60},
+]
+doings = st.lists(
+    st.tuples(
+        st.sampled_from(ANY),
+        st.sampled_from(["N0", "N1"]),
+        st.sampled_from(["BUY", "SELL"]),
+        st.integers(1, 900),
+        st.none() | st.integers(-10, 10),
+        st.booleans(),
+        st.integers(0, 40),
+    ),
+    min_size=1,
+    max_size=15,
+)
+
+
+def folded(executions):
+    """Cash spent and shares held, of the newest revision of each fill."""
+    newest = {row["exec_id"].rpartition(".")[0]: row for row in executions}
+    cash, held = Decimal(0), {}
+    for row in newest.values():
+        sign = 1 if row["side"] == "BOT" else -1
+        shares = sign * Decimal(row["shares"])
+        cash -= shares * Decimal(row["price"]) + Decimal(row["commission"])
+        held[row["symbol"]] = held.get(row["symbol"], Decimal(0)) + shares
+    return cash, held
+
+
+@settings(max_examples=60, deadline=None)
+@given(doings)
+def test_whatever_goes_wrong_the_books_are_the_sum_of_the_fills(doings):
+    venue, ear = open_venue(market(names=2))
+    for fault, symbol, action, shares, cents, cancel, wait in doings:
+        strike(venue, **fault)
+        if ear.cut is not None and venue.attach(ear) is None:
+            ear.cut = None
+        number = venue.next_order_id(1)
+        quote = venue.quote(venue.find(0, symbol))
+        limit = None
+        if cents is not None and quote.bid:
+            limit = quote.bid + Decimal(cents) / 100
+        place(venue, number, symbol, action=action, shares=shares, limit=limit)
+        if cancel:
+            venue.cancel(1, number)
+        run_for(venue, wait)
+    truth = venue.truth()
+    books = truth["accounts"]["DU1234567"]
+    cash, held = folded(truth["executions"])
+    assert Decimal(books["cash"]) - Decimal(books["deposit"]) == cash
+    shown = {name: Decimal(each["shares"]) for name, each in books["positions"].items()}
+    assert shown == held
+    assert all(Decimal(o["filled"]) <= Decimal(o["quantity"]) for o in truth["orders"])
+    assert len({o["perm_id"] for o in truth["orders"]}) == len(truth["orders"])
+    told = {e.exec_id for (e,) in ear.heard("execution")}
+    assert told <= {row["exec_id"] for row in truth["executions"]}
