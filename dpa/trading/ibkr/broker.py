@@ -143,7 +143,7 @@ class IbkrBroker(Listener):
         self._order_id_above = max(self._order_id_above, order_id_above)
         await self._open("connected")
         if self._keeper is None:
-            self._keeper = asyncio.create_task(self._keep())
+            self._keeper = asyncio.create_task(self._keep_guarded())
 
     async def _open(self, why: str) -> None:
         try:
@@ -170,15 +170,23 @@ class IbkrBroker(Listener):
     async def close(self) -> None:
         """Close the connection; working orders stay at TWS."""
         tasks = [task for task in (self._keeper, self._explain) if task is not None]
-        self._keeper = self._explain = None
+        self._keeper = self._explain = None  # which also ends the keeper's loop
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.client.close()
 
+    async def _keep_guarded(self) -> None:
+        try:
+            await self._keep()
+        except Exception as e:  # the edge of a task: nobody else would ever hear of it
+            _log.exception("the connection to TWS is kept no more")
+            error = HaltError(f"TWS: the connection is kept no more: {e!r}", "restart the trader")
+            self._halt(error, codes.UNREADABLE)
+
     async def _keep(self) -> None:
         attempt = 0
-        while not self._refused:
+        while not self._refused and self._keeper is not None:
             if self.client.ready:
                 attempt = 0
                 await self._watch()

@@ -309,7 +309,8 @@ class TwsClient:
         try:
             for _ in range(2 if twice else 1):
                 await self.send(Urgency.QUESTION, method, *arguments)
-            return await asyncio.wait_for(request.future, seconds)
+            async with asyncio.timeout(seconds):  # wait_for may swallow a cancellation
+                return await request.future
         except TimeoutError as e:
             if key in UNNUMBERED:
                 self._asked.add(key)
@@ -324,7 +325,8 @@ class TwsClient:
         try:
             await self.send(Urgency.ORDER, "reqCurrentTime")
             self.callbacks.times.append(future)
-            return await asyncio.wait_for(asyncio.shield(future), seconds)
+            async with asyncio.timeout(seconds):
+                return await asyncio.shield(future)
         except (TimeoutError, DpaError):
             return False
 

@@ -203,6 +203,36 @@ def test_a_gateway_that_goes_mute_is_noticed() -> None:  # fault 12
     run(scenario)
 
 
+def test_it_closes_at_any_moment_of_its_watch() -> None:
+    async def scenario() -> None:
+        async with rig(heartbeat_seconds=0.0001) as r:
+            await r.broker.close()
+            for k in range(60):
+                await r.broker.connect()
+                for _ in range(k % 20):
+                    await asyncio.sleep(0)
+                await asyncio.wait_for(r.broker.close(), BOUND)
+                await r.until(lambda: not r.gateway.sessions)
+
+    run(scenario)
+
+
+def test_a_watch_that_fails_stops_trading(monkeypatch: pytest.MonkeyPatch) -> None:  # fault 32
+    async def scenario() -> None:
+        async with rig(heartbeat_seconds=0.01) as r:
+
+            async def broken(seconds: float) -> bool:
+                raise ValueError("a bug")
+
+            monkeypatch.setattr(r.broker.client, "round_trip", broken)
+            await r.until(lambda: UNREADABLE in codes(r.events))
+            assert not r.broker.connected
+            with pytest.raises(HaltError, match="a bug"):
+                await r.broker.place(r.order())
+
+    run(scenario)
+
+
 def test_a_nightly_restart_with_rolled_back_numbers_repeats_none() -> None:  # fault 13
     async def scenario() -> None:
         async with rig(order_id_above=100) as r:

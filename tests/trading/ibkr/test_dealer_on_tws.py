@@ -51,7 +51,7 @@ class Floor:
     async def hear(self) -> None:
         for _ in range(2):
             if self.r.broker.client.ready:
-                await self.r.broker.alive(0.5)
+                await self.r.broker.alive(self.r.broker.settings.ask_seconds)
             await self.r.gateway.settled()
 
     def intents(self, shares: int = 100, decision: str = "d1") -> list[Intent]:
@@ -109,8 +109,7 @@ class Floor:
 @asynccontextmanager
 async def floor(tmp_path: Path, **given: Any) -> AsyncIterator[Floor]:
     market = planted_market(seed=11, names=4, sessions=1, history=1, interval="5m")
-    quick = {"heartbeat_seconds": 0.1, "ask_seconds": 0.5} | given
-    async with rig(venue=venue_of(market=market), **quick) as r:
+    async with rig(venue=venue_of(market=market), **given) as r:
         names = market.panel.names
         instruments = await r.broker.instruments(names)
         told: list[Any] = []
@@ -157,7 +156,8 @@ def test_a_quiet_day_ends_with_equal_books(tmp_path: Path) -> None:
     run(scenario)
 
 
-FAULTS = {
+QUICK = {"heartbeat_seconds": 0.1, "ask_seconds": 0.5}  # where an answer never comes
+FAULTS: dict[str, dict[str, Any]] = {
     "an order is lost": {"do": "lose", "what": "order", "times": 2},
     "an order is not told of": {"do": "hide", "times": 2},
     "a cancel is lost": {"do": "lose", "what": "cancel", "times": 2},
@@ -199,7 +199,8 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda name: name.replace(" ", "-"))
 def test_books_are_equal_after(fault: str, tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with floor(tmp_path) as f:
+        silent = FAULTS[fault]["do"] == "mute"
+        async with floor(tmp_path, **(QUICK if silent else {})) as f:
             f.r.fault(**FAULTS[fault])
             wanted = f.intents(300)
             await f.submit(*wanted)
@@ -219,7 +220,7 @@ def test_books_are_equal_after(fault: str, tmp_path: Path) -> None:
 
 def test_a_lost_end_of_the_positions_halts_and_is_never_flat(tmp_path: Path) -> None:  # fault 14
     async def scenario() -> None:
-        async with floor(tmp_path) as f:
+        async with floor(tmp_path, ask_seconds=1.0) as f:
             await f.submit(*f.intents())
             await f.go_on(90)
             assert f.dealer.positions
