@@ -34,6 +34,7 @@ from dpa.trading.runner import Moment, MomentFeed, Runner, TimeKeeper
 from dpa.trading.status import Seen, status_of
 from dpa.trading.switch import Switch
 from dpa.trading.types import Instrument
+from dpa.trading.whole_requests import WholeRequests
 
 NAME: Final = "trader"
 DECIDER_SECONDS: Final = 10.0
@@ -110,7 +111,7 @@ class Holding:
         self._decider = HttpDecider(self._client)
         self.engine = Engine(
             self.feed,
-            self._decider,
+            WholeRequests(self._decider, about["names"]),
             self.dealer,
             self._instruments,
             self.switch,

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 
-from dpa.clock import Clock
+from dpa.clock import Clock, SystemClock
 from dpa.config import Settings
 from dpa.trading.broker import Broker
 from dpa.trading.dealer import Dealer
-from dpa.trading.engine import Engine, Working
+from dpa.trading.engine import Engine
 from dpa.trading.events import (
     Alert,
     BarTaken,
@@ -22,9 +22,12 @@ from dpa.trading.events import (
     Valued,
 )
 from dpa.trading.feed import Feed
-from dpa.trading.journal import Journal
+from dpa.trading.journal import Journal, JournalReader
+from dpa.trading.lease import Lease
 from dpa.trading.ledger import Ledger
+from dpa.trading.places import Places
 from dpa.trading.runner import Runner
+from dpa.trading.switch import Switch
 from dpa.trading.types import Money, Order, Quote
 
 SCHEMA_VERSION: Final = 1
@@ -142,7 +145,7 @@ def status_of(
     """
     ledger = dealer.ledger
     working = engine.state if engine is not None else None
-    prices = _prices(feed.quotes(), working, ledger, journal)
+    prices = _prices(feed.quotes(), ledger, journal)
     nav = ledger.nav(prices)
     worth = None if working is None else working.worth
     prior = None if worth is None or not worth.prior_nav.is_finite() else worth.prior_nav
@@ -186,7 +189,7 @@ def status_of(
 
 
 def _prices(
-    quotes: Mapping[str, Quote], working: Working | None, ledger: Ledger, journal: Journal
+    quotes: Mapping[str, Quote], ledger: Ledger, journal: JournalReader
 ) -> dict[str, Money]:
     """Mids, else the newest price the trader kept, else what was paid."""
     kept = journal.value(f"account-book:{ledger.account}") or {}
@@ -198,7 +201,7 @@ def _prices(
     return found
 
 
-def _begun(journal: Journal, account: str) -> Money | None:
+def _begun(journal: JournalReader, account: str) -> Money | None:
     baseline = journal.baseline(account)
     if baseline is None:
         return None
@@ -221,7 +224,7 @@ def _position(
     }
 
 
-def _order(order: Order, journal: Journal) -> dict[str, Any]:
+def _order(order: Order, journal: JournalReader) -> dict[str, Any]:
     intent = order.intent
     return {
         "ref": order.ref,
@@ -284,3 +287,70 @@ def _limits(
 
 def _usd(money: Money | None) -> float | None:
     return None if money is None or not money.is_finite() else float(money.quantize(_CENTS))
+
+
+def status_on_disk(places: Places, why: str) -> dict[str, Any]:
+    """What the files of a storage tell, when nobody can be asked.
+
+    Parameters
+    ----------
+    places : Places
+    why : str
+        Why nobody could be asked.
+
+    Notes
+    -----
+    Prices are those the trader kept last, so that the NAV is as old as its newest bar.
+    """
+    switch = Switch(places.switch, SystemClock()).read()
+    running = Lease.is_locked(places.lease)
+    found: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "running": running,
+        "state": "not asked" if running else "not running",
+        "why": f"{why}; read from the files in {places.folder}",
+        "level": switch.level.name,
+        "level_by": switch.by,
+        "level_why": switch.why,
+        "level_since": switch.since.isoformat() if switch.since else None,
+        "level_mark": switch.mark,
+        "lease": {"holder": str(Lease.holder(places.lease) or ""), "token": 0},
+        "broker": "",
+        "account": None,
+        "connected": False,
+        "positions": [],
+        "orders": [],
+        "limits": [],
+        "refusals": [],
+        "alerts": [],
+    }
+    if not places.journal.exists():
+        return found
+    with JournalReader(places.journal) as journal:
+        account = journal.value("account")
+        for kind, name in (("alert", "alerts"), ("refusal", "refusals")):
+            newest = deque(journal.events(kind), maxlen=KEPT)
+            found[name] = [{"at": e.time.isoformat(), **e.facts} for e in newest]
+        if account is not None:
+            found |= _books_on_disk(journal, account)
+    return found
+
+
+def _books_on_disk(journal: JournalReader, account: str) -> dict[str, Any]:
+    ledger = journal.ledger(account)
+    prices = _prices({}, ledger, journal)
+    nav, begun = ledger.nav(prices), _begun(journal, account)
+    return {
+        "account": account,
+        "nav": _usd(nav),
+        "cash": _usd(ledger.cash),
+        "pnl_total": _usd(None if nav is None or begun is None else nav - begun),
+        "fees": _usd(ledger.fees),
+        "realised": _usd(ledger.realised),
+        "fills": len(ledger.fills),
+        "positions": [
+            _position(symbol, held.shares, held.average_cost, prices.get(symbol), nav)
+            for symbol, held in ledger.positions.items()
+        ],
+        "orders": [_order(order, journal) for order in journal.orders(live_only=True)],
+    }
