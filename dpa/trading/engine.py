@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol, runtime_checkable
@@ -128,8 +128,9 @@ class Engine:
     decider : Decider
     dealer : Dealing
         Started: its account is known.
-    instruments : mapping of str to Instrument
-        What the broker says of the symbols; may grow.
+    instruments : dict of str to Instrument
+        What the broker says of the symbols, shared with the dealer; may grow, and hours in it are
+        made newer by the runner.
     switch : Switch
     book : Keeper
         Keeps what the account was worth: the journal.
@@ -159,7 +160,7 @@ class Engine:
         feed: Feed,
         decider: Decider,
         dealer: Dealing,
-        instruments: Mapping[str, Instrument],
+        instruments: MutableMapping[str, Instrument],
         switch: Switch,
         book: Keeper,
         clock: Clock,
@@ -191,6 +192,16 @@ class Engine:
         self._decision = ""
         self._without = 0
         self.wake = asyncio.Event()
+
+    @property
+    def instruments(self) -> MutableMapping[str, Instrument]:
+        """What is known of the symbols."""
+        return self._instruments
+
+    @property
+    def in_session(self) -> bool:
+        """Whether the venue trades now."""
+        return self._hours.at(self._clock.now()) is not None
 
     @property
     def liquidity(self) -> dict[str, tuple[float, float]]:

@@ -21,11 +21,13 @@ from dpa.trading.engine import Engine
 from dpa.trading.events import Alert, Event, Severity
 from dpa.trading.feed import Feed, FeedBar
 from dpa.trading.switch import Level, Switch
-from dpa.trading.types import Quote
+from dpa.trading.types import Instrument, Quote
 
 BY = "runner"
 FIRST_RETRY = 1.0  # seconds; doubled each time
 LONGEST_SLEEP = 1.0  # seconds between steps by the wall clock
+BETWEEN_SESSIONS, IN_SESSION = timedelta(hours=6), timedelta(hours=20)  # age of what is known
+AGAIN = timedelta(minutes=10)  # until symbols are asked about again that were not told
 log = logging.getLogger("dpa.trading")
 
 
@@ -36,6 +38,7 @@ class Link(Protocol):
     def connected(self) -> bool: ...
     async def alive(self, timeout_seconds: float) -> bool: ...
     async def close(self) -> None: ...
+    async def instruments(self, symbols: Sequence[str]) -> dict[str, Instrument]: ...
 
 
 class Starts(Protocol):
@@ -62,6 +65,12 @@ class Runner:
         A random number between two, for pauses between attempts to connect.
     before_step : callable, optional
         Called with the moment before the engine steps: shows quotes to a paper broker.
+    learn : callable, optional
+        Asks what is known of symbols; the broker, where none is given.
+
+    Notes
+    -----
+    Brokers tell hours for a few days only, so symbols are asked about anew between sessions.
     """
 
     def __init__(
@@ -76,11 +85,13 @@ class Runner:
         *,
         uniform: Callable[[float, float], float],
         before_step: Callable[[datetime], None] | None = None,
+        learn: Callable[[Sequence[str]], Awaitable[Mapping[str, Instrument]]] | None = None,
     ) -> None:
         self._engine, self._dealer, self._broker = engine, dealer, broker
         self._switch, self._clock, self._settings = switch, clock, settings
         self._publish, self._uniform, self._before_step = publish, uniform, before_step
-        self._asked_at = self._retry_at = clock.now()
+        self._learn = learn or broker.instruments
+        self._asked_at = self._retry_at = self._learned_at = clock.now()
         self._attempts = 0
         self.steps = 0
         self.failures = 0
@@ -122,6 +133,27 @@ class Runner:
             await self.check_alive()
         if not self._broker.connected and now >= self._retry_at:
             await self._connect()
+        if self._broker.connected and now - self._learned_at >= self._learned_for():
+            await self._learn_anew(now)
+
+    def _learned_for(self) -> timedelta:
+        """How long what is known of symbols is used."""
+        return IN_SESSION if self._engine.in_session else BETWEEN_SESSIONS
+
+    async def _learn_anew(self, now: datetime) -> None:
+        self._learned_at = now
+        known = self._engine.instruments
+        try:
+            found = await self._learn(sorted(known))
+        except TransientError as e:
+            self._alert(Severity.WARNING, "symbols-not-told", f"hours may be old: {e}")
+            self._learned_at = now - BETWEEN_SESSIONS + AGAIN
+            return
+        gone = sorted(set(known) - set(found))
+        known.update(found)
+        if gone:
+            words = f"the broker knows {', '.join(gone[:3])} no more ({len(gone)} such)"
+            self._alert(Severity.WARNING, "symbols-gone", words)
 
     async def check_alive(self) -> bool:
         """Ask whether the broker answers; a connection that is silent is ended."""

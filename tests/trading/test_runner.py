@@ -16,7 +16,14 @@ from dpa.trading.events import Alert, BarTaken, Decided, Severity
 from dpa.trading.runner import MomentFeed, Runner, TimeKeeper
 from dpa.trading.switch import Level
 from dpa.trading.types import Quote
-from tests.trading.engine_market import Desk, MemorySwitch, decision_of, make_panel, utc
+from tests.trading.engine_market import (
+    Desk,
+    MemorySwitch,
+    decision_of,
+    make_instruments,
+    make_panel,
+    utc,
+)
 
 PATIENCE = 20  # seconds until a test that hangs fails
 
@@ -26,6 +33,7 @@ class FakeBroker:
 
     def __init__(self):
         self.connected, self.answers, self.asked, self.closed = True, True, 0, 0
+        self.told, self.told_at, self.clock = {}, [], None
 
     async def alive(self, timeout_seconds):
         self.asked += 1
@@ -34,6 +42,12 @@ class FakeBroker:
     async def close(self):
         self.closed += 1
         self.connected = False
+
+    async def instruments(self, symbols):
+        self.told_at.append(self.clock.now())
+        if isinstance(self.told, Exception):
+            raise self.told
+        return {symbol: self.told[symbol] for symbol in symbols if symbol in self.told}
 
 
 class FakeStart:
@@ -56,6 +70,7 @@ class FakeEngine:
     def __init__(self, clock, every=60.0):
         self.clock, self.every = clock, every
         self.stepped_at, self.errors, self.wake = [], [], asyncio.Event()
+        self.in_session, self.instruments = True, {}
 
     async def step(self):
         self.stepped_at.append(self.clock.now())
@@ -73,7 +88,7 @@ class Bench:
         self.clock = VirtualClock(utc(9, 30))
         self.engine, self.broker = FakeEngine(self.clock), FakeBroker()
         self.dealer, self.switch = FakeStart(self.broker), MemorySwitch()
-        self.dealer.clock = self.clock
+        self.dealer.clock = self.broker.clock = self.clock
         self.events = []
         settings = Settings.model_validate({"ibkr": {"retry_seconds": 8.0}})
         self.runner = Runner(self.engine, self.dealer, self.broker, self.switch, self.clock,
@@ -167,6 +182,28 @@ def test_quotes_are_shown_before_the_engine_steps():
     bench = Bench(before_step=lambda now: seen.append((now, len(bench.engine.stepped_at))))
     bench.steps(2)
     assert [n for _, n in seen] == [0, 1]
+
+
+def test_hours_are_asked_for_anew_between_sessions():
+    bench = Bench()
+    old, new = make_instruments(("AAA", "BBB")), make_instruments(("AAA",), lot=100)
+    bench.engine.instruments, bench.broker.told = old, new
+    bench.steps(7, seconds=3600)
+    assert bench.broker.told_at == []
+    bench.engine.in_session = False
+    bench.steps(7, seconds=3600)
+    assert bench.broker.told_at == [utc(16, 30), utc(22, 30)]
+    assert (old["AAA"].lot, old["BBB"].lot) == (100, 1)  # the very dict that others look into
+    assert [kind for kind, _ in bench.alerts] == ["symbols-gone"] * 2
+
+
+def test_hours_that_were_not_told_are_asked_for_again():
+    bench = Bench()
+    bench.engine.in_session, bench.engine.instruments = False, make_instruments(("AAA",))
+    bench.broker.told = TransientError("no answer")
+    bench.steps(10, seconds=3600)
+    assert len(bench.broker.told_at) == 4
+    assert {kind for kind, _ in bench.alerts} == {"symbols-not-told"}
 
 
 # by the wall clock
