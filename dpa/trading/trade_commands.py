@@ -175,7 +175,7 @@ async def _connected(arguments: argparse.Namespace, places: Places, clock: Syste
         ibkr = settings.ibkr
         pace = int(settings.trading.messages_per_second)
         client = TwsClient(ibkr, clock, pace, client_id=ibkr.client_id + KILL_CLIENTS)
-        broker = IbkrBroker(ibkr, clock, client)
+        broker = IbkrBroker(ibkr, clock, client, only_cancels=True)
     try:
         await broker.connect()
     except DpaError:
