@@ -136,6 +136,10 @@ class MarketDesk:
         """Whether the client wants five-second bars of a contract, or bars made of them."""
         return bool(self._bars.of(contract)) or bool(self._history.of(contract))
 
+    def follows_quotes(self, contract: Contract) -> bool:
+        """Whether the client wants quotes or ticks of a contract."""
+        return bool(self._market.of(contract)) or bool(self._ticks.of(contract))
+
     def contract(self, number: int, asked: Asked) -> Contract | None:
         """What a client means; 200 where that is nothing."""
         found = None

@@ -25,6 +25,13 @@ ID_IN_USE = Refused(
 DOWN = Refused(502, "Couldn't connect to TWS: it is restarting.")
 
 
+Wants = Callable[[Contract], bool]
+
+
+def _everything(contract: Contract) -> bool:
+    return True
+
+
 @dataclass
 class Rejection:
     """Orders that will be rejected.
@@ -72,7 +79,8 @@ class Outlet:
     def __init__(self, agenda: Agenda, now: Callable[[], datetime]) -> None:
         self._agenda, self._now = agenda, now
         self._listeners: dict[int, Listener] = {}
-        self._choosers: dict[int, Callable[[Contract], bool]] = {}  # whose bars a client wants
+        self._wants_bars: dict[int, Wants] = {}
+        self._wants_quotes: dict[int, Wants] = {}
         self.mischief = Mischief()
         self.reported: set[str] = set()  # executions whose fee was told
 
@@ -90,13 +98,15 @@ class Outlet:
         if number in self._listeners or number in self.mischief.held_ids:
             return ID_IN_USE
         self._listeners[number] = listener
-        self._choosers[number] = getattr(listener, "follows_bars", lambda contract: True)
+        self._wants_bars[number] = getattr(listener, "follows_bars", _everything)
+        self._wants_quotes[number] = getattr(listener, "follows_quotes", _everything)
         return None
 
     def detach(self, listener: Listener) -> None:
         """A client has gone."""
         if self._listeners.get(listener.client_id) is listener:
-            del self._listeners[listener.client_id], self._choosers[listener.client_id]
+            for kept in (self._listeners, self._wants_bars, self._wants_quotes):
+                kept.pop(listener.client_id)
 
     def disconnect(self, client_id: int | None, reset: bool) -> None:
         """Cut the connection of a client, or of all."""
@@ -216,4 +226,8 @@ class Outlet:
 
     def follows_bars(self, contract: Contract) -> bool:
         """Whether any client wants them; those that do not say want all."""
-        return any(chooser(contract) for chooser in self._choosers.values())
+        return any(wants(contract) for wants in self._wants_bars.values())
+
+    def follows_quotes(self, contract: Contract) -> bool:
+        """Whether any client wants its quotes; those that do not say want all."""
+        return any(wants(contract) for wants in self._wants_quotes.values())

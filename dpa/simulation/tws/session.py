@@ -198,6 +198,10 @@ class Session:
         """Whether the client wants bars of a contract at all."""
         return self._desk.follows_bars(contract)
 
+    def follows_quotes(self, contract: Contract) -> bool:
+        """Whether the client wants quotes of a contract."""
+        return self._desk.follows_quotes(contract)
+
     def data_lost(self) -> None:
         """Market data subscriptions are gone: the client has to make them again."""
         self._desk.forget()

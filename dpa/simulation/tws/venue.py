@@ -174,7 +174,9 @@ class SimVenue:
             self.faults.saw("bar")
 
     def _publish(self, place: int) -> None:
-        self.outlet.quote(self.listing.contracts[place], self.tape.quote(place))
+        contract = self.listing.contracts[place]
+        if self.outlet.follows_quotes(contract):
+            self.outlet.quote(contract, self.tape.quote(place))
 
     def _publish_bars(self, step: Step) -> None:
         for place, contract in enumerate(self.listing.contracts):
