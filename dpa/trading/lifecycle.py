@@ -72,7 +72,12 @@ def _reason(order: Order, state: OrderState, word: OrderSaid | None) -> str:
     if word is None or state is not word.state or not state.is_final or state is OrderState.FILLED:
         return order.reason if state is order.state else ""
     said = f"{word.code}: {word.message}" if word.code else word.message
-    return max(order.reason, said) if state is order.state else said
+    return max(order.reason, said, key=_telling) if state is order.state else said
+
+
+def _telling(reason: str) -> tuple[bool, str]:
+    """What says more comes last: a reason with the broker's code before a mere status."""
+    return reason[:1].isdigit(), reason
 
 
 def filled(order: Order, shares: Decimal) -> Order:
