@@ -203,16 +203,18 @@ def test_a_gateway_that_goes_mute_is_noticed() -> None:  # fault 12
     run(scenario)
 
 
-def test_it_closes_at_any_moment_of_its_watch() -> None:
+def test_an_answer_does_not_swallow_a_cancellation() -> None:
     async def scenario() -> None:
-        async with rig(heartbeat_seconds=0.0001) as r:
-            await r.broker.close()
-            for k in range(60):
-                await r.broker.connect()
-                for _ in range(k % 20):
-                    await asyncio.sleep(0)
-                await asyncio.wait_for(r.broker.close(), BOUND)
-                await r.until(lambda: not r.gateway.sessions)
+        async with rig() as r:
+            callbacks = r.broker.client.callbacks
+            r.fault(do="mute")
+            asking = asyncio.create_task(r.broker.client.round_trip(BOUND))
+            await r.until(lambda: bool(callbacks.times))
+            callbacks.time_told(0)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            r.undo_faults()
 
     run(scenario)
 
