@@ -14,6 +14,7 @@ PIP_FLAGS ?=
 comma := ,
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
+INSTALLED_PAPER := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))$(if $(findstring ibkr,$(EXTRAS)),,-ibkr)
 INSTALLED_DEV := $(VENV)/.installed-sample-dev
 # ib_insync and ib_async cannot be in one environment; this one holds what trading needs, no more.
 ASYNC_VENV ?= .venv-ib-async
@@ -34,7 +35,7 @@ if [ -z "$${found:-}" ]; then \
 fi
 endef
 
-.PHONY: help install grid horizons serve test test-ib-async bench bench-horizons bench-serving soak constraints clean
+.PHONY: help install grid horizons serve paper test test-ib-async bench bench-horizons bench-serving soak constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -66,6 +67,9 @@ horizons: $(INSTALLED) ## install, then train predictors on an invented market o
 
 serve: $(INSTALLED) ## install, then serve decisions at http://127.0.0.1:8000 (an invented market at first)
 	@$(BIN)/python serve/run.py $(ARGS)
+
+paper: $(INSTALLED_PAPER) ## install with ib_insync, then trade a day of paper money through a simulated TWS
+	@$(BIN)/python serve/paper.py $(ARGS)
 
 test: $(INSTALLED_DEV) $(ASYNC_VENV)/.installed ## install, then ruff, mypy, import-linter and pytest
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ import pandas as pd
 
 from dpa.cli import STORAGE, guarded
 from dpa.config import TRADING_SECTIONS, DataConfig, Settings
-from dpa.errors import ClusterUnavailable, ConfigError, DataError, DpaError
+from dpa.errors import ConfigError, DataError, DpaError
 from dpa.horizons.promotion import find_bundle
 from dpa.market.calendars import TradingCalendar, as_date
 from dpa.options import OneLineParser, add_settings_options, read_overrides, settings_from
@@ -147,12 +147,9 @@ def _run(arguments: argparse.Namespace) -> int:
         for folder in (plan.places.folder, plan.storage / "serving"):
             shutil.rmtree(folder, ignore_errors=True)
     plan.places.make()
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with served(plan) as url:
-            return _trade(plan, url)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    with served(plan) as url:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has put its own there
+        return _trade(plan, url)
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -532,7 +529,4 @@ def _say(words: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except ClusterUnavailable as e:
-        sys.exit(str(e))
+    sys.exit(main())

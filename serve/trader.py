@@ -8,18 +8,21 @@ import asyncio
 import contextlib
 import logging
 import os
+import subprocess
+import sys
 from typing import Any, Final
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from dpa.errors import UserError
+from dpa.errors import ClusterUnavailable, UserError
 from dpa.trading.places import Places, Start
 from dpa.trading.service import TradingService
 from serve.trader_link import NAME, NAMESPACE, find_trader
 
 START_SECONDS: Final = 120.0  # for the first attempt to begin
 STOP_SECONDS: Final = 30.0
+JOIN_SECONDS: Final = 20.0
 
 
 class Trader:
@@ -116,17 +119,14 @@ def connect_ray(address: str | None) -> None:
     ClusterUnavailable
         There is none.
     """
-    from dpa.errors import ClusterUnavailable
-
     where = address or os.environ.get("RAY_ADDRESS") or "auto"
+    cure = "start one with 'make serve' or 'ray start --head'; name another with --ray"
+    code = f"import ray; ray.init(address={where!r}, log_to_driver=False)"  # it may never return
     try:
-        ray.init(
-            address=where,
-            namespace=NAMESPACE,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except (ConnectionError, ValueError) as e:
-        raise ClusterUnavailable(
-            f"no Ray cluster answers at {where!r}", "start one: make serve, or ray start --head"
-        ) from e
+        probe = [sys.executable, "-c", code]
+        done = subprocess.run(probe, capture_output=True, check=False, timeout=JOIN_SECONDS)
+    except subprocess.TimeoutExpired as e:
+        raise ClusterUnavailable(f"no Ray cluster answers at {where!r}", cure) from e
+    if done.returncode:
+        raise ClusterUnavailable(f"no Ray cluster can be joined at {where!r}", cure)
+    ray.init(address=where, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)

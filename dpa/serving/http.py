@@ -796,11 +796,21 @@ def _add_trading(
         "/v1/trading",
         tags=["trading"],
         summary="What the trader is about",
-        responses=_answer(TradingAnswer, 422, 503),
+        responses={
+            **_answer(TradingAnswer, 422, 503),
+            204: {"description": "no trader runs, and `quiet` was given"},
+        },
     )
-    async def trading() -> Response:
+    async def trading(
+        quiet: Annotated[bool, Query(description="204 instead of 503 where none runs")] = False,
+    ) -> Response:
         """Level, link, positions, orders, profit, limits and how near they are."""
-        return Response(to_json(await in_time(trader.status())), media_type=JSON)
+        try:
+            return Response(to_json(await in_time(trader.status())), media_type=JSON)
+        except RequestError as e:
+            if quiet and e.status == 503:
+                return Response(status_code=204)
+            raise
 
     @app.get(
         "/v1/trading/orders",

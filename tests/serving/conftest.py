@@ -11,7 +11,7 @@ from dpa.decision.decision import Decision
 from dpa.decision.pipeline import decide, start_state
 from dpa.decision.types import Market, Snapshot
 from dpa.market.panel import Panel
-from dpa.serving.types import Prediction, Request
+from dpa.serving.types import Prediction, Request, RequestError
 from tests.decision.conftest import make_forecasts
 
 SAME = ("bid", "ask", "quote_age_ms", "adv_usd", "shares", "lot", "nav_usd", "prior_nav_usd",
@@ -137,3 +137,51 @@ class ComputingDesk:
     async def risk(self, account: str, action: str, by: str, why: str) -> dict[str, Any]:
         level = "HALTED" if action == "halt" else "NORMAL"
         return {"account": account, "level": level, "why": f"{by}: {why}"}
+
+
+class ToldTrader:
+    """A trader that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str, str, str | None]] = []
+        self.level = "RUNNING"
+
+    async def status(self) -> dict[str, Any]:
+        order = {
+            "ref": "dpa-0123456789abcdef01234567",
+            "order_id": 7,
+            "symbol": "AAA",
+            "side": "buy",
+            "shares": 100,
+            "filled": 40.0,
+            "limit": 10.25,
+            "state": "working",
+            "purpose": "enter",
+        }
+        return {
+            "state": "trading",
+            "why": "",
+            "level": self.level,
+            "level_by": "",
+            "level_why": "",
+            "level_mark": "seen",
+            "broker": "ibkr",
+            "account": "DU1234567",
+            "connected": True,
+            "positions": [],
+            "orders": [order],
+            "limits": [],
+            "refusals": [],
+            "alerts": [],
+            "nav": float("nan"),
+        }
+
+    async def command(
+        self, name: str, by: str, why: str, seen: str | None = None
+    ) -> dict[str, Any]:
+        if name == "resume" and seen == "older":
+            raise RequestError(409, "conflict", "the switch is HALTED by now", "look again")
+        self.told.append((name, by, why, seen))
+        levels = {"pause": "PAUSED", "flatten": "FLATTENING", "kill": "HALTED", "resume": "RUNNING"}
+        self.level = levels.get(name, self.level)
+        return await self.status()

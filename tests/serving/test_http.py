@@ -31,7 +31,7 @@ from dpa.serving.http import allowed_hosts, make_app
 from dpa.serving.page import page_html
 from dpa.serving.types import Request, RequestError
 from dpa.serving.wire import ARROW, JSON, history_arrow, request_arrow, request_json, to_stream
-from tests.serving.conftest import ComputingDesk, make_request, same_request
+from tests.serving.conftest import ComputingDesk, ToldTrader, make_request, same_request
 
 TOKEN = "a-token-for-the-tests"
 AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
@@ -645,3 +645,67 @@ def test_the_openapi_document_is_whole() -> None:
         Settings().serving.max_symbols
     )
     assert document == orjson.loads(orjson.dumps(app_of().openapi()))
+
+
+# --- the trader ------------------------------------------------------------------------------
+
+
+def trading_app(trader: Any = None) -> FastAPI:
+    settings = Settings()
+    desk = ComputingDesk(settings)
+    return make_app(desk, settings, TOKEN, Recorder(), page_html(settings), trader=trader)
+
+
+def test_without_a_trader_everything_about_it_is_503_with_the_cure() -> None:
+    app = app_of()
+    for path in ("/v1/trading", "/v1/trading/orders"):
+        assert "dpa trade start" in refusal(ask(app, "GET", path), 503, "not_ready")["cure"]
+    assert ask(app, "GET", "/v1/trading?quiet=true").status_code == 204
+    for name in ("pause", "flatten", "stop", "kill"):
+        refusal(post(app, f"/v1/trading/{name}", {}), 503, "not_ready")
+    body = {"by": "Ada", "why": "all is well", "seen": "x"}
+    refusal(post(app, "/v1/trading/resume", body), 503, "not_ready")
+
+
+def test_a_trader_is_told_who_says_what_and_why() -> None:
+    trader = ToldTrader()
+    app = trading_app(trader)
+    assert post(app, "/v1/trading/pause", {}).json()["level"] == "PAUSED"
+    assert post(app, "/v1/trading/kill", {"by": "Ada"}).json()["level"] == "HALTED"
+    resumed = {"by": "Ada", "why": "all is well", "seen": "seen"}
+    assert post(app, "/v1/trading/resume", resumed).json()["level"] == "RUNNING"
+    assert trader.told == [
+        ("pause", "somebody over HTTP", "pause over HTTP", None),
+        ("kill", "Ada", "kill over HTTP", None),
+        ("resume", "Ada", "all is well", "seen"),
+    ]
+    status = ask(app, "GET", "/v1/trading").json()
+    assert status["nav"] is None
+    said = ask(app, "GET", "/v1/trading/orders").json()
+    assert said == {"account": "DU1234567", "orders": status["orders"]}
+
+
+@pytest.mark.parametrize("name", ["pause", "resume", "flatten", "stop", "kill"])
+def test_nobody_without_the_token_tells_the_trader_anything(name: str) -> None:
+    trader = ToldTrader()
+    body = json.dumps({"by": "Eve", "why": "fun", "seen": "seen"} if name == "resume" else {})
+    for headers in ({}, {"Authorization": "Bearer wrong"}):
+        response = ask(
+            trading_app(trader),
+            "POST",
+            f"/v1/trading/{name}",
+            content=body,
+            headers={"Content-Type": JSON, **headers},
+        )
+        refusal(response, 401, "unauthorized")
+    assert trader.told == []
+
+
+def test_a_resume_needs_a_person_who_looked() -> None:
+    app = trading_app(ToldTrader())
+    for missing in ("by", "why", "seen"):
+        body = {"by": "Ada", "why": "all is well", "seen": "seen"}
+        del body[missing]
+        assert refusal(post(app, "/v1/trading/resume", body), 422, "invalid")["field"] == missing
+    old = {"by": "Ada", "why": "all is well", "seen": "older"}
+    refusal(post(app, "/v1/trading/resume", old), 409, "conflict")

@@ -56,8 +56,10 @@ class Service:
             "/v1/decisions/latest": (200, answer),
             "/v1/bundle": (200, bundle_of(answer)),
             "/readyz": (200, {"ready": True, "stages": {"market": "ok"}}),
+            "/v1/trading": (204, None),
         }
         self.asked: list[str] = []
+        self.posted: list[tuple[str, str | None, Any]] = []
         self.port = 0
         self.start()
 
@@ -77,8 +79,15 @@ class Service:
                     self._send(200, service.page.encode(), "text/html; charset=utf-8")
                     return
                 status, body = service.answers.get(self.path.partition("?")[0], (404, None))
-                content = b"" if status == 304 else json.dumps(body).encode()
+                content = b"" if status in (204, 304) else json.dumps(body).encode()
                 self._send(status, content, "application/json")
+
+            def do_POST(self) -> None:
+                length = int(self.headers["Content-Length"])
+                said = json.loads(self.rfile.read(length))
+                service.posted.append((self.path, self.headers["Authorization"], said))
+                status, body = service.answers[f"POST {self.path}"]
+                self._send(status, json.dumps(body).encode(), "application/json")
 
             def _send(self, status: int, body: bytes, kind: str) -> None:
                 self.send_response(status)
@@ -504,3 +513,114 @@ def test_text_is_readable_in_both_schemes_and_on_a_phone(browser, service, schem
     )
     assert min(contrast) > 4.5  # WCAG 2 AA
     window.close()
+
+
+# --- the trader ------------------------------------------------------------------------------
+
+
+def trading(**changes: Any) -> dict[str, Any]:
+    """What a trader with two positions and an order says."""
+    position = {"average_cost": 99.5, "price": 101.25, "value": 2.0, "weight": 0.042}
+    return {
+        "state": "trading",
+        "why": "",
+        "level": "RUNNING",
+        "level_by": "",
+        "level_why": "",
+        "level_mark": "never set",
+        "account": "DU1234567",
+        "broker": "ibkr",
+        "connected": True,
+        "virtual": True,
+        "now": "2024-09-23T14:10:00+00:00",
+        "reconciled": {"at": "2024-09-23T14:09:00+00:00", "complete": True, "breaks": []},
+        "nav": 1_003_108.46,
+        "cash": 961_000.0,
+        "pnl_today": 3_108.46,
+        "pnl_total": -1_250.5,
+        "fees": 56.0,
+        "refused": {"collar": 2},
+        "refusals": [{"symbol": "N07", "what": HOSTILE}],
+        "alerts": [],
+        "limits": [
+            {"name": "daily loss", "value": 0.016, "limit": 0.02, "unit": "of NAV", "used": 0.8},
+            {"name": "orders working", "value": 1, "limit": 1000, "unit": "orders", "used": 0.001},
+            {"name": "drawdown", "value": None, "limit": 0.1, "unit": "of NAV", "used": None},
+        ],
+        "positions": [
+            {"symbol": "N01", "shares": 400.0, "unrealised": 700.0, **position},
+            {"symbol": HOSTILE, "shares": -250.0, "unrealised": -30.5, **position},
+        ],
+        "orders": [
+            {"symbol": "N03", "side": "buy", "shares": 300, "filled": 100.0, "limit": 50.25,
+             "state": "working", "purpose": "session_end"},
+        ],
+        **changes,
+    }  # fmt: skip
+
+
+def rows_of(page: Any, table: str) -> list[list[str]]:
+    return page.eval_on_selector_all(
+        f"#{table} > tr", "rows => rows.map(r => [...r.children].map(c => c.textContent))"
+    )
+
+
+def test_without_a_trader_nothing_is_said_of_one(window):
+    page = window.open()
+    ready(page)
+    expect(page.locator("#trading")).to_be_hidden()
+
+
+def test_what_a_trader_holds_works_earns_and_may_lose(window, service):
+    service.answers["/v1/trading"] = (200, trading())
+    page = window.open()
+    expect(page.locator("#level")).to_have_text("running")
+    expect(page.locator("#trading-title")).to_contain_text("account DU1234567")
+    expect(page.locator("#pnl-today")).to_have_text("+3,108.46\xa0USD")
+    expect(page.locator("#pnl-total")).to_contain_text("\u22121,250.50")
+    assert rows_of(page, "positions") == [
+        ["N01", "400", "99.50", "101.25", "4.20 %", "+700.00"],
+        [HOSTILE, "\u2212250", "99.50", "101.25", "4.20 %", "\u221230.50"],
+    ]
+    assert rows_of(page, "orders") == [
+        ["N03", "buy", "300", "100", "50.25", "working", "session end"]
+    ]
+    assert [row[:2] + row[3:] for row in rows_of(page, "limits")] == [
+        ["daily loss", "1.60 % of 2.00 %", "80 %"],
+        ["orders working", "1 of 1,000", "0 %"],
+        ["drawdown", "- of 10.00 %", "-"],
+    ]
+    expect(page.locator("#limits .meter.warn")).to_have_count(1)
+    assert page.title() == "dpa decisions"
+
+
+def test_the_kill_button_asks_once_and_says_what_came_of_it(browser, service):
+    service.answers["/v1/trading"] = (200, trading())
+    refused = {"error": {"what": "the token is wrong", "cure": "send the right one"}}
+    service.answers["POST /v1/trading/kill"] = (401, refused)
+    opened = Window(browser, service)
+    page = opened.open()
+    page.click("#kill")
+    page.click("#kill-no")
+    expect(page.locator("#ask-kill")).to_be_hidden()
+    assert service.posted == []
+    page.click("#kill")
+    page.fill("#kill-token", "wrong")
+    page.click("#kill-yes")
+    expect(page.locator("#kill-said")).to_contain_text("the token is wrong; send the right one")
+    halted = trading(level="HALTED", level_by="the page", level_why="the kill button")
+    service.answers["POST /v1/trading/kill"] = (200, halted)
+    service.answers["/v1/trading"] = (200, halted)
+    page.fill("#kill-token", "right")
+    page.click("#kill-yes")
+    expect(page.locator("#ask-kill")).to_be_hidden()
+    expect(page.locator("#level")).to_have_text("halted")
+    said = {"by": "the page", "why": "the kill button"}
+    assert service.posted == [
+        ("/v1/trading/kill", "Bearer wrong", said),
+        ("/v1/trading/kill", "Bearer right", said),
+    ]
+    assert page.input_value("#kill-token") == ""
+    opened.close()
+    assert all("401" in error for error in opened.errors)
+    assert opened.elsewhere == []

@@ -24,7 +24,7 @@ from dpa.serving.http import make_app
 from dpa.serving.meters import NoMeters
 from dpa.serving.page import page_html
 from dpa.serving.wire import ARROW, history_arrow, request_arrow
-from tests.serving.conftest import ComputingDesk, make_request
+from tests.serving.conftest import ComputingDesk, ToldTrader, make_request
 
 TOKEN = "a-token-for-the-tests"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
@@ -38,9 +38,16 @@ OPERATIONS = [
     ("POST", "/v1/history"),
     ("POST", "/v1/accounts/{account}/halt"),
     ("POST", "/v1/accounts/{account}/resume"),
+    ("GET", "/v1/trading"),
+    ("GET", "/v1/trading/orders"),
+    ("POST", "/v1/trading/pause"),
+    ("POST", "/v1/trading/flatten"),
+    ("POST", "/v1/trading/stop"),
+    ("POST", "/v1/trading/kill"),
+    ("POST", "/v1/trading/resume"),
 ]
 EXAMPLES = int(os.environ.get("DPA_SCHEMA_EXAMPLES", "25"))
-NOTHING_TO_SEND = ("/v1/bundle", "/healthz", "/readyz")
+NOTHING_TO_SEND = ("/v1/bundle", "/healthz", "/readyz", "/v1/trading/orders")
 
 
 def damaged(stream: bytes) -> st.SearchStrategy[bytes]:
@@ -76,7 +83,7 @@ def document() -> Any:
     settings = Settings.model_validate({"serving": {"http_host": "0.0.0.0", "max_symbols": 50}})
     desk = ComputingDesk(settings)
     asyncio.run(desk.decide(make_request()))  # so that there is a newest decision
-    app = make_app(desk, settings, TOKEN, NoMeters(), page_html(settings))
+    app = make_app(desk, settings, TOKEN, NoMeters(), page_html(settings), trader=ToldTrader())
     return schemathesis.openapi.from_asgi("/openapi.json", app)
 
 
