@@ -15,6 +15,7 @@ from dpa.trading.broker import Margin, Notice, OrderSaid
 from dpa.trading.dealer import Dealer
 from dpa.trading.events import Alert, Filled, OrderChanged, Reconciled
 from dpa.trading.events import Refused as RefusedEvent
+from dpa.trading.hearing import UNREADABLE
 from dpa.trading.journal import Journal
 from dpa.trading.switch import Level
 from dpa.trading.types import Intent, Order, OrderState, Purpose, Side, Style
@@ -763,6 +764,14 @@ def test_11_a_broker_without_orders_pauses_trading_by_its_own_word(tmp_path: Pat
         broker.tell(Notice(321, "the API interface is read-only", -1))
         run(made.beat())
         assert made.switch.level is Level.PAUSED
+
+
+def test_11_a_message_that_the_broker_cannot_read_halts(tmp_path: Path) -> None:
+    with trading(tmp_path) as (made, broker):
+        broker.tell(Notice(UNREADABLE, "a message of 7 fields could not be read"))
+        run(made.beat())
+        assert made.switch.level is Level.HALTED
+        assert "7 fields" in made.switch.read().why
 
 
 # 12. the kill
