@@ -191,6 +191,7 @@ class Settling:
     def _settle(self, found: Reconciliation, asked_at: datetime) -> Reconciliation:
         for order, word in found.words:
             self._hearing.told(order, replace(word, code=0))
+            self._cancel_unheard(order, word)
         for order, word in found.revived:
             self._revive(order, word)
         self._hearing.ask = False
@@ -205,6 +206,11 @@ class Settling:
             return found
         doubted = tuple(b for b in found.suspected if b not in again)
         return replace(found, breaks=(*found.breaks, *sorted(again, key=str)), suspected=doubted)
+
+    def _cancel_unheard(self, order: Order, word: OrderSaid) -> None:
+        """Ask again for the end of an order that the broker works as if nobody had asked."""
+        if order.state is OrderState.CANCELLING and word.state is OrderState.WORKING:
+            self._sender.cancel_again(order)
 
     def _revive(self, order: Order, word: OrderSaid) -> None:
         alive = lifecycle.revived(order, word)
