@@ -113,6 +113,7 @@ class Floor:
     bars: list[FeedBar] = field(default_factory=list)
     unreadable: int = 0
     checks: int = 0
+    at_connect: Callable[[], None] = lambda: None
 
     # the trader of now
 
@@ -191,6 +192,7 @@ class Floor:
             pauses.sleep,
         )
         self.lives.append(Trader(broker, dealer, journal, switch, feed, events, told))
+        self.at_connect()
         await broker.connect(order_id_above=journal.order_id_mark)
         if instruments:
             known |= await broker.instruments(self.names)
@@ -385,6 +387,12 @@ class Floor:
         assert self.journal.verify() == ()
         self.checks += 1
 
+    def write_facts(self) -> None:
+        """Add a line to the file that the table of faults is made of, where one is wanted."""
+        if os.environ.get(TABLE) and self.lives:
+            with open(os.environ[TABLE], "a", encoding="utf-8") as file:
+                file.write(json.dumps(self.facts()) + "\n")
+
     def facts(self) -> dict[str, Any]:
         """What happened, in numbers, for the table of faults."""
         state = self.switch.read()
@@ -489,9 +497,7 @@ async def floor(
                     await made.go_on(30)
                     assert made.dealer.ready
             yield made
-            if os.environ.get(TABLE) and made.lives:
-                with open(os.environ[TABLE], "a", encoding="utf-8") as file:
-                    file.write(json.dumps(made.facts()) + "\n")
+            made.write_facts()
         finally:
             await made.die()
         assert made.unreadable == unreadable

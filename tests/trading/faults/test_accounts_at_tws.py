@@ -31,7 +31,7 @@ def test_28_real_money_is_refused_before_the_first_order(
     async def scenario() -> None:
         venue = SimVenue(market(), traits=Traits(accounts=accounts))
         async with floor(tmp_path, venue=venue, begin=False, **given) as f:
-            with pytest.raises(HaltError, match="real money|no paper account"):
+            with pytest.raises(HaltError, match=r"real money|no paper account"):
                 await f.begin()
             assert not f.broker.connected
             assert f.venue.book.all == []

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -157,7 +158,7 @@ def test_12_pauses_between_attempts_grow_and_differ(tmp_path: Path) -> None:
             f.fault(do="restart", seconds=100)
             await f.hear()
             await f.wait_for(lambda: f.dealer.ready, 400)
-            pauses = [(b - a).total_seconds() for a, b in zip(attempts, attempts[1:], strict=False)]
+            pauses = [(b - a).total_seconds() for a, b in pairwise(attempts)]
             assert len(pauses) >= 4
             assert pauses[-1] > pauses[0]
             assert max(pauses) <= 60
