@@ -169,6 +169,11 @@ class Margin:
         return self.equity >= self.initial
 
 
+def always() -> bool:
+    """Whether something may still be sent, where nobody says otherwise: yes."""
+    return True
+
+
 class Broker(Protocol):
     """Somewhere orders are sent.
 
@@ -223,12 +228,22 @@ class Broker(Protocol):
         """What is known of symbols; those nobody knows are left out."""
         ...
 
-    async def place(self, order: Order) -> None:
-        """Send an order. Returning means that bytes were handed over, not that they arrived."""
+    async def place(self, order: Order, still: Callable[[], bool] = always) -> None:
+        """Send an order. Returning means that bytes were handed over, not that they arrived.
+
+        Parameters
+        ----------
+        order : Order
+        still : callable
+            Whether it may still be sent; asked after all waiting, right before the bytes are
+            handed over. Where it says no, nothing is sent.
+        """
         ...
 
-    async def modify(self, order: Order, limit: Decimal) -> None:
-        """Ask for another limit."""
+    async def modify(
+        self, order: Order, limit: Decimal, still: Callable[[], bool] = always
+    ) -> None:
+        """Ask for another limit; `still` as in :meth:`place`."""
         ...
 
     async def cancel(self, order: Order) -> None:

@@ -35,6 +35,7 @@ from dpa.trading.broker import (
     Margin,
     Notice,
     OrderSaid,
+    always,
 )
 from dpa.trading.checks import in_session
 from dpa.trading.paper_book import PaperBook, PaperOrder
@@ -270,14 +271,19 @@ class PaperBroker:
         if not self._connected:
             raise TransientError("the paper broker is not open; nothing was sent")
 
-    async def place(self, order: Order) -> None:
+    async def place(self, order: Order, still: Callable[[], bool] = always) -> None:
         """Take an order, or refuse it; fill what the quote gives."""
         self._open()
         if order.intent.account != self.account:
             raise HaltError(f"{order.ref}: for account {order.intent.account}, not {self.account}")
         self._see_others()
         with self._changing():
+            self._ask(still, order)
             self._place(order)
+
+    def _ask(self, still: Callable[[], bool], order: Order) -> None:
+        if not still():
+            raise TransientError(f"{order.ref}: it may be sent no more; nothing was sent")
 
     def _place(self, order: Order) -> None:
         if order.order_id < self.next_order_id and self._book.order(order.order_id):
@@ -346,18 +352,25 @@ class PaperBroker:
             return REFUSED, f"initial margin {after * INITIAL:.2f} is above equity"
         return None
 
-    async def modify(self, order: Order, limit: Decimal) -> None:
+    async def modify(
+        self, order: Order, limit: Decimal, still: Callable[[], bool] = always
+    ) -> None:
         """Change the limit of a working order."""
         self._open()
         self._see_others()
+        with self._changing():
+            self._ask(still, order)
+            self._modify(order, limit)
+
+    def _modify(self, order: Order, limit: Decimal) -> None:
         kept = self._book.order(order.order_id)
         if kept is None or kept.state is not OrderState.WORKING:
-            self._tell(Notice(104, "cannot modify an order that has ended", order.order_id))
-            return
-        if not on_tick(limit, self._listed[kept.symbol].min_tick):
-            self._tell(Notice(WRONG_TICK, f"{limit} is not on the tick", order.order_id))
-            return
-        with self._changing():
+            words = "cannot modify an order that has ended"
+            self._events.append(Notice(104, words, order.order_id))
+        elif not on_tick(limit, self._listed[kept.symbol].min_tick):
+            words = f"{limit} is not on the tick"
+            self._events.append(Notice(WRONG_TICK, words, order.order_id))
+        else:
             self._match(self._book.keep(replace(kept, limit=limit)), fresh=True)
 
     async def cancel(self, order: Order) -> None:

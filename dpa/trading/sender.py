@@ -1,8 +1,8 @@
 """From the queue to the broker: the last looks, the journal, then the socket.
 
 Of an order is written that it is *sent* before its bytes are handed over, so that a crash leaves
-no order at the broker that the journal calls unsent. Between that write and the socket the switch
-is read once more.
+no order at the broker that the journal calls unsent. The switch is read once more after that
+write, and again by the broker after all waiting, when the bytes are about to be handed over.
 """
 
 import logging
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from functools import partial
 
 from dpa.clock import Clock
 from dpa.config import Settings
@@ -312,23 +313,22 @@ class Sender:
 
     async def _send(self, order: Order) -> Refusal | None:
         symbol = order.intent.symbol
-        newest = self._live.get(order.ref)
-        if not self.allowed(order.intent):
-            what = f"{symbol}: trading is {self._switch.level.name.lower()}"
-            return self._refuse(order, RefusalCode.LEVEL, what)
-        if newest is None or newest.state is not OrderState.SENT:
-            what = f"{symbol}: it was cancelled before it was sent"
-            return self._refuse(order, RefusalCode.EXPIRED, what)
+        found = self._last_look(order)
+        if found is not None:
+            return found
         if not self._ready():
             what = f"{symbol}: the broker went away before it was sent"
             return self._refuse(order, RefusalCode.NOT_READY, what)
         self._live.placed(order.ref)
         before, self._highest = self._highest, max(self._highest, order.order_id)
         try:
-            await self._broker.place(order)
+            await self._broker.place(order, lambda: self._still(order) and self._ready())
         except TransientError as e:
             self._highest = before
             log.warning("order %s was not sent: %s", order.ref, e)
+            found = self._last_look(order)
+            if found is not None:
+                return found
             self.place(order, reducing=not order.intent.purpose.adds)
         except OutcomeUnknown as e:
             self._doubt(order, str(e))
@@ -336,6 +336,23 @@ class Sender:
             log.exception("order %s", order.ref)
             self._doubt(order, repr(e))
             self._halt(f"{symbol}: an order could not be sent: {e!r}")
+        return None
+
+    def _still(self, order: Order) -> bool:
+        """Whether an order that was written down as sent may leave, the switch read now."""
+        newest = self._live.get(order.ref)
+        if newest is None or newest.state is not OrderState.SENT:
+            return False
+        return not self.queue.holds(order.ref, Priority.CANCEL) and self.allowed(order.intent)
+
+    def _last_look(self, order: Order) -> Refusal | None:
+        symbol = order.intent.symbol
+        if not self.allowed(order.intent):
+            what = f"{symbol}: trading is {self._switch.level.name.lower()}"
+            return self._refuse(order, RefusalCode.LEVEL, what)
+        if not self._still(order):
+            what = f"{symbol}: it was cancelled before it was sent"
+            return self._refuse(order, RefusalCode.EXPIRED, what)
         return None
 
     def _doubt(self, order: Order, why: str) -> None:
@@ -360,6 +377,7 @@ class Sender:
                 continue
             self._live.keep(replace(order, limit=message.limit))
             try:
-                await self._broker.modify(order, message.limit)
+                still = partial(self.allowed, order.intent)
+                await self._broker.modify(order, message.limit, still)
             except DpaError as e:
                 log.warning("limit of %s: %s", order.ref, e)

@@ -22,6 +22,7 @@ from dpa.trading.broker import (
     Margin,
     Notice,
     OrderSaid,
+    always,
 )
 from dpa.trading.clocks import VirtualClock
 from dpa.trading.dealer import Dealer
@@ -278,6 +279,7 @@ class ScriptedBroker:
         self.handlers: list[Callable[[BrokerEvent], None]] = []
         self.next_place = "arrive"
         self.next_cancel = "arrive"
+        self.meanwhile: Callable[[], None] | None = None  # while the next message waits
         self.missing: tuple[str, ...] = ()
         self.external: list[OrderSaid] = []
         self.extra: dict[str, Decimal] = {}
@@ -341,10 +343,11 @@ class ScriptedBroker:
         )
         return replace(word, **changes)
 
-    async def place(self, order: Order) -> None:
+    async def place(self, order: Order, still: Callable[[], bool] = always) -> None:
         how, self.next_place = self.next_place, "arrive"
         if how == "transient":
             raise TransientError("nothing was sent")
+        self._turn(still)
         self.sent.append((self.clock.now(), "place", order.ref))
         if how == "bug":
             raise RuntimeError("a bug")
@@ -361,7 +364,18 @@ class ScriptedBroker:
         if how.startswith("unknown"):
             raise OutcomeUnknown("the socket broke")
 
-    async def modify(self, order: Order, limit: Decimal) -> None:
+    def _turn(self, still: Callable[[], bool]) -> None:
+        """Something happens while a message waits for its turn."""
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+        if not still():
+            raise TransientError("it may be sent no more")
+
+    async def modify(
+        self, order: Order, limit: Decimal, still: Callable[[], bool] = always
+    ) -> None:
+        self._turn(still)
         self.sent.append((self.clock.now(), "modify", order.ref))
 
     async def cancel(self, order: Order) -> None:

@@ -1,6 +1,6 @@
 """The twelve rules of the dealer, each shown with the real journal; numbers as in its module."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -17,7 +17,7 @@ from dpa.trading.events import Alert, Filled, OrderChanged, Reconciled
 from dpa.trading.events import Refused as RefusedEvent
 from dpa.trading.hearing import UNREADABLE
 from dpa.trading.journal import Journal
-from dpa.trading.switch import Level
+from dpa.trading.switch import Level, Switch
 from dpa.trading.types import Intent, Order, OrderState, Purpose, Side, Style
 from tests.trading.dealing import (
     ACCOUNT,
@@ -33,6 +33,7 @@ from tests.trading.dealing import (
 )
 
 S = OrderState
+Still = Callable[[], bool]
 BUY = intent(shares=100)
 EXIT = intent(shares=-100, purpose=Purpose.EXIT, decision="d2")
 
@@ -82,10 +83,10 @@ def test_1_the_intent_is_on_the_disk_before_anything_is_sent(tmp_path: Path) -> 
         seen: list[Order | None] = []
         place = broker.place
 
-        async def spying(order: Order) -> None:
+        async def spying(order: Order, still: Still) -> None:
             with Journal.reader(tmp_path / "journal.sqlite") as reader:
                 seen.append(reader.order(order.ref))
-            await place(order)
+            await place(order, still)
 
         broker.place = spying
         assert run(made.send(BUY)) == []
@@ -547,8 +548,8 @@ def test_7_the_switch_is_read_last_before_the_socket(tmp_path: Path) -> None:
     with trading(tmp_path) as (made, broker):
         place = broker.place
 
-        async def halting(order: Order) -> None:
-            await place(order)
+        async def halting(order: Order, still: Still) -> None:
+            await place(order, still)
             made.switch.halt("Ada", "now")
 
         broker.place = halting
@@ -556,6 +557,37 @@ def test_7_the_switch_is_read_last_before_the_socket(tmp_path: Path) -> None:
         assert run(made.send(BUY, second)) == ["level"]
         assert broker.truth.of(second.id) == []
         assert made.order(second).state is S.ABSENT
+
+
+def test_7_the_switch_is_read_once_more_when_the_turn_at_the_socket_has_come(
+    tmp_path: Path,
+) -> None:
+    with trading(tmp_path) as (made, broker):
+        elsewhere = Switch(tmp_path / "switch.json", made.clock)  # another process kills
+        broker.meanwhile = lambda: elsewhere.halt("Ada", "now")
+        assert run(made.send(BUY)) == ["level"]
+        run(made.beat(1))
+        assert broker.sent == []
+        assert made.order(BUY).state is S.ABSENT
+
+
+def test_7_a_cancel_while_the_order_waits_for_its_turn_keeps_it_here(tmp_path: Path) -> None:
+    with trading(tmp_path) as (made, broker):
+        broker.meanwhile = lambda: made.dealer._sender.cancel(made.order(BUY))
+        run(made.send(BUY))
+        broker.meanwhile = None
+        run(made.beat(1))
+        assert broker.truth.of(BUY.id) == []
+        assert made.order(BUY).state.is_final
+
+
+def test_7_no_limit_leaves_after_a_halt_that_came_while_it_waited(tmp_path: Path) -> None:
+    with trading(tmp_path) as (made, broker):
+        run(made.send(replace(BUY, style=Style.ADAPTIVE)))
+        broker.meanwhile = lambda: made.switch.halt("Ada", "now")
+        run(made.beat(5))
+        run(made.beat(1))
+        assert [what for _, what, _ in broker.sent] == ["place", "cancel"]
 
 
 def test_7_paused_takes_no_new_risk_not_even_what_waits(tmp_path: Path) -> None:

@@ -162,10 +162,10 @@ def test_a_kill_while_orders_are_being_sent_lets_no_more_out(tmp_path: Path) -> 
     place = broker.place
     placed = 0
 
-    async def slow(order: object) -> None:
+    async def slow(order: object, still: object) -> None:
         nonlocal placed
         placed += 1
-        await place(order)  # type: ignore[arg-type]
+        await place(order, still)  # type: ignore[arg-type]
         await asyncio.sleep(0)
 
     broker.place = slow  # type: ignore[method-assign]

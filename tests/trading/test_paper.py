@@ -213,6 +213,17 @@ def test_an_order_number_is_used_once(desk: Desk) -> None:
     assert len(desk.broker.book.orders) == 1
 
 
+def test_nothing_is_taken_that_may_be_sent_no_more(desk: Desk) -> None:
+    desk.quote()
+    order = desk.place(LIMIT, "99")
+    with pytest.raises(TransientError, match="nothing was sent"):
+        run(desk.broker.place(replace(order, order_id=2), lambda: False))
+    with pytest.raises(TransientError, match="nothing was sent"):
+        run(desk.broker.modify(order, Decimal("98"), lambda: False))
+    (kept,) = desk.broker.book.orders
+    assert kept.limit == Decimal("99")
+
+
 def test_a_short_without_shares_to_borrow_is_held_and_not_refused(desk: Desk) -> None:
     desk.quote(quote("AAPL", NOON, shortable=False))
     order = desk.place(SELL)

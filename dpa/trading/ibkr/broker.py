@@ -16,6 +16,7 @@ from dpa.trading.broker import (
     LinkChanged,
     Margin,
     Notice,
+    always,
 )
 from dpa.trading.ibkr import codes, snapshot
 from dpa.trading.ibkr.callbacks import Listener, RequestFailed
@@ -269,11 +270,11 @@ class IbkrBroker(Listener):
 
     # orders
 
-    async def place(self, order: Order) -> None:
+    async def place(self, order: Order, still: Callable[[], bool] = always) -> None:
         """Send an order; see :meth:`dpa.trading.broker.Broker.place`."""
         self._check(order)
         contract, tws_order = self._write(order, order.limit)
-        await self._turn(order)
+        await self._turn(order, still)
         key = (self.client.client_id, order.order_id)
         intent = order.intent
         self._orders[key] = Known(
@@ -284,11 +285,13 @@ class IbkrBroker(Listener):
         self.client.raise_order_id(order.order_id + 1)
         self._hand_over("placeOrder", order.order_id, contract, tws_order)
 
-    async def modify(self, order: Order, limit: Decimal) -> None:
+    async def modify(
+        self, order: Order, limit: Decimal, still: Callable[[], bool] = always
+    ) -> None:
         """Ask for another limit: the same order again, with the same number."""
         self._check(order)
         contract, tws_order = self._write(order, limit)
-        await self._turn(order)
+        await self._turn(order, still)
         self._hand_over("placeOrder", order.order_id, contract, tws_order)
 
     async def cancel(self, order: Order) -> None:
@@ -305,13 +308,15 @@ class IbkrBroker(Listener):
         await self.client.turn(Urgency.CANCEL)
         self._hand_over("reqGlobalCancel")
 
-    async def _turn(self, order: Order) -> None:
-        """Wait for our turn, and look again."""
+    async def _turn(self, order: Order, still: Callable[[], bool]) -> None:
+        """Wait for our turn, and look again; nobody may wait between this and the socket."""
         before = self._cancelled_all
         await self.client.turn(Urgency.ORDER)
         if self._cancelled_all != before:
             raise TransientError(f"{order.ref}: everything was cancelled; nothing was sent")
         self._check(order)
+        if not still():
+            raise TransientError(f"{order.ref}: it may be sent no more; nothing was sent")
 
     def _check(self, order: Order) -> None:
         """Last word before the socket."""

@@ -438,6 +438,29 @@ def test_no_order_leaves_after_everything_was_cancelled() -> None:  # fault 33
     run(scenario)
 
 
+def test_whether_it_may_be_sent_is_asked_when_its_turn_has_come() -> None:  # fault 33
+    async def scenario() -> None:
+        async with rig(paced=True) as r:
+            resting = await r.place(away=True)
+            order, limit = r.order(away=True), r.order(away=True).limit
+            assert limit is not None
+            may_be_sent = True
+            r.broker.client.pace.pause(0.1)
+            sending = [
+                asyncio.create_task(r.broker.place(order, lambda: may_be_sent)),
+                asyncio.create_task(r.broker.modify(resting, limit / 2, lambda: may_be_sent)),
+            ]
+            await r.until(lambda: r.broker.client.pace.waiting == 2)
+            may_be_sent = False
+            for error in await asyncio.gather(*sending, return_exceptions=True):
+                assert isinstance(error, TransientError)
+            await r.settle()
+            assert not r.truth(order)
+            assert r.truth(resting)[0].limit == resting.limit
+
+    run(scenario)
+
+
 def test_a_kill_reaches_the_orders_of_an_account_that_may_not_be_traded() -> None:  # fault 33
     async def scenario() -> None:
         async with rig() as r:
