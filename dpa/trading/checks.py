@@ -3,9 +3,9 @@
 An intent *reduces* when it is against the position and no larger. A reduction passes every limit
 on risk; it does not pass what would make it a mistake: a price that is no number, a halted switch,
 an account or a symbol that is not ours to trade, shares that are no whole lots, a closed market,
-an order already working. Reductions at the market need no quote, so that closing a position never
-waits for data. What the purpose says is not believed: an exit larger than the position would open
-one the other way, and is refused.
+an order already working. Reductions at the market need no quote, and a reference of 0 (not known)
+will do, so that closing a position never waits for data. What the purpose says is not believed: an
+exit larger than the position would open one the other way, and is refused.
 """
 
 import math
@@ -16,6 +16,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from dpa.config import Settings
+from dpa.trading.hours import speak_of
 from dpa.trading.pricing import collar
 from dpa.trading.switch import Level
 from dpa.trading.types import Instrument, Intent, Money, Purpose, Quote, Side, Style
@@ -90,7 +91,7 @@ class Situation:
     added_lately, added_in_session : int
         Orders that added risk: in the last 60 seconds, and in the session.
     nav : Decimal, optional
-        USD, as the broker said last; none: not said.
+        USD, as the broker said last; none: not said, and no risk is added.
     """
 
     now: datetime
@@ -170,7 +171,7 @@ def check(
     found = _for_all(intent, situation, reducing, position)
     if found is None and not reducing:
         found = _for_risk(intent, situation, settings)
-        if found is None and exposure is not None and situation.nav is not None:
+        if found is None and exposure is not None:
             found = _weights(intent, situation.nav, settings, exposure)
     return found or _price(intent, situation, settings, reducing)
 
@@ -181,7 +182,7 @@ def _for_all(
     def no(code: RefusalCode, what: str, cure: str = "") -> Refusal:
         return Refusal(intent, code, f"{intent.symbol}: {what}", cure)
 
-    if not _numbers(intent):
+    if not _numbers(intent, reducing):
         what = f"reference {intent.reference} or limit {intent.limit} is not a price above 0"
         return no(RefusalCode.NOT_A_NUMBER, what)
     if intent.shares != int(intent.shares) or intent.shares <= 0:
@@ -243,8 +244,14 @@ def _for_risk(intent: Intent, situation: Situation, settings: Settings) -> Refus
     return None
 
 
-def _weights(intent: Intent, nav: Money, settings: Settings, exposure: Exposure) -> Refusal | None:
+def _weights(
+    intent: Intent, nav: Money | None, settings: Settings, exposure: Exposure
+) -> Refusal | None:
     risk = settings.risk
+    if nav is None:
+        what = f"{intent.symbol}: the NAV is not known, so no weight is"
+        cure = "wait until the broker tells it; reductions pass"
+        return Refusal(intent, RefusalCode.NOT_A_NUMBER, what, cure)
     if not nav.is_finite() or nav <= 0:
         what = f"{intent.symbol}: the NAV is {nav}"
         return Refusal(intent, RefusalCode.NOT_A_NUMBER, what)
@@ -300,9 +307,13 @@ def fresh(quote: Quote, now: datetime, seconds: float) -> bool:
 
 
 def in_session(instrument: Instrument, now: datetime) -> bool:
-    """Whether its market is open; True where the broker tells no hours."""
+    """Whether its market is open; True where the broker tells no hours, or old ones only.
+
+    What a broker tells is of a few days; where it does not cover the moment the engine's calendar
+    decides.
+    """
     hours = instrument.liquid_hours
-    return not hours or any(begin <= now < end for begin, end in hours)
+    return not speak_of(hours, now) or any(begin <= now < end for begin, end in hours)
 
 
 def reductions_first(intents: Iterable[Intent], positions: Mapping[str, Decimal]) -> list[Intent]:
@@ -310,6 +321,8 @@ def reductions_first(intents: Iterable[Intent], positions: Mapping[str, Decimal]
     return sorted(intents, key=lambda i: not reduces(i, positions.get(i.symbol, Decimal(0))))
 
 
-def _numbers(intent: Intent) -> bool:
+def _numbers(intent: Intent, reducing: bool) -> bool:
     prices = [intent.reference] if intent.limit is None else [intent.reference, intent.limit]
+    if reducing and intent.style is Style.MARKET and intent.reference == 0:
+        prices.remove(intent.reference)
     return all(p.is_finite() and p > 0 for p in prices) and math.isfinite(intent.shares)

@@ -102,7 +102,7 @@ class Hours:
         """
         end = self.session_close(moment) if self.at(moment) is not None else None
         hours = () if instrument is None else instrument.liquid_hours
-        if end is None or not _speak_of(hours, moment):
+        if end is None or not speak_of(hours, moment):
             return end
         told = [close for opens, close in hours if opens <= moment < close]
         return min(end, *told) if told else None
@@ -157,7 +157,7 @@ class BarCloses:
         return close
 
 
-def _speak_of(hours: Iterable[tuple[datetime, datetime]], moment: datetime) -> bool:
+def speak_of(hours: Iterable[tuple[datetime, datetime]], moment: datetime) -> bool:
     """Whether hours told by a broker cover the day of `moment` at all; old ones tell nothing."""
     day = timedelta(days=1)
     told = tuple(hours)

@@ -147,7 +147,7 @@ def compare(
 ) -> Reconciliation:
     """Compare a snapshot, its executions booked already, with our books."""
     opened, strays, external, breaks = _sort_open(snapshot.open_orders, books)
-    completed = {w.ref: w for w in snapshot.completed_orders if w.ref in books.orders}
+    completed = _sort_completed(snapshot.completed_orders, books)
     words: list[tuple[Order, OrderSaid]] = []
     revived: list[tuple[Order, OrderSaid]] = []
     for ref, word in {**completed, **opened}.items():
@@ -189,6 +189,23 @@ def _sort_open(
         else:
             external.append(word)
     return ours, strays, external, breaks
+
+
+def _sort_completed(words: Collection[OrderSaid], books: Books) -> dict[str, OrderSaid]:
+    """By ref, what is about the newest attempt.
+
+    Where a list of ended orders tells no number that we know, its word may be of an attempt before:
+    it is believed only once a newest attempt that lives would have been seen elsewhere.
+    """
+    found: dict[str, OrderSaid] = {}
+    for word in words:
+        order = books.orders.get(word.ref)
+        if order is None or not same_attempt(order, word):
+            continue
+        surely = order.attempt == 1 or word.order_id > 0 or (order.perm_id and word.perm_id)
+        if surely or books.provable(order):
+            found[word.ref] = word
+    return found
 
 
 def same_attempt(order: Order, word: OrderSaid) -> bool:

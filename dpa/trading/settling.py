@@ -8,7 +8,6 @@ fills is taken in as if it had come by itself; what it does not tell ends orders
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from decimal import Decimal
 
 from dpa.clock import Clock
 from dpa.config import Settings
@@ -22,7 +21,7 @@ from dpa.trading.live_orders import LiveOrders
 from dpa.trading.reconcile import Books, Break, Reconciliation, compare
 from dpa.trading.sender import Sender
 from dpa.trading.switch import Level, Switch
-from dpa.trading.types import Execution, Order, OrderState
+from dpa.trading.types import Execution, Order, OrderState, Position
 
 MOST_ATTEMPTS = 3  # at one intent
 SECOND_LOOK = timedelta(seconds=2)  # at what may only have been asked about at a bad moment
@@ -276,12 +275,23 @@ class Settling:
         if found.complete:
             self.money = snapshot.account
             if self._journal.baseline(self._broker.account) is None and found.clean:
-                why = "the account was flat when trading began"
-                self._journal.set_baseline(
-                    self._broker.account, (), snapshot.account.cash or Decimal(0), why
-                )
+                self._begin_books(snapshot)
         await self._judge(found)
         self._resume_planned()
+
+    def _begin_books(self, snapshot: BrokerSnapshot) -> None:
+        """Count from what the broker holds; fills of today, by whomever, are in it already."""
+        cash = snapshot.account.cash
+        if cash is None:
+            self._halt("the broker did not say how much cash the account has")
+            return
+        held = self._held(snapshot)
+        why = "what the broker held when trading began" if held else "flat when trading began"
+        self._journal.set_baseline(self._broker.account, held, cash, why)
+
+    def _held(self, snapshot: BrokerSnapshot) -> list[Position]:
+        account = self._broker.account
+        return [p for p in snapshot.positions if p.account == account and p.shares]
 
     async def _judge(self, found: Reconciliation) -> None:
         self.reconciled = found.complete and not found.breaks
@@ -328,11 +338,11 @@ class Settling:
             missing = ", ".join(snapshot.missing)
             raise UserError(f"the broker did not tell everything: {missing} missing")
         self._book(snapshot)
-        positions = [
-            p for p in snapshot.positions if p.account == self._broker.account and p.shares
-        ]
-        cash = snapshot.account.cash or Decimal(0)
-        self._journal.set_baseline(self._broker.account, positions, cash, f"{by}: {why}")
+        if snapshot.account.cash is None:
+            raise UserError("the broker did not say how much cash the account has")
+        self._journal.set_baseline(
+            self._broker.account, self._held(snapshot), snapshot.account.cash, f"{by}: {why}"
+        )
         self.suspected = ()
         return await self.reconcile()
 

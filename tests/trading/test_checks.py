@@ -76,7 +76,9 @@ def test_what_is_in_order_passes() -> None:
 @pytest.mark.parametrize("asked", [ENTRY, EXIT, LIMITED])
 def test_a_price_that_is_none_never_passes(price: str, asked: Intent) -> None:
     wrong = Decimal(price)
-    assert code(replace(asked, reference=wrong), positions=HELD) == C.NOT_A_NUMBER
+    closing = asked is EXIT and wrong == 0
+    found = code(replace(asked, reference=wrong), positions=HELD)
+    assert found == (None if closing else C.NOT_A_NUMBER)
     assert code(replace(asked, limit=wrong), positions=HELD) == C.NOT_A_NUMBER
 
 
@@ -109,7 +111,10 @@ def test_what_neither_an_entry_nor_an_exit_passes(
         (OPENS, True),
         (CLOSES - timedelta(seconds=1), True),
         (CLOSES, False),
+        (OPENS - timedelta(hours=23), False),
         (CLOSES + timedelta(days=1), False),
+        (CLOSES + timedelta(days=1, seconds=1), True),  # hours told of old days tell nothing
+        (NOON + timedelta(days=8), True),
     ],
 )
 def test_orders_are_for_the_session_only(now: Any, open_: bool) -> None:
@@ -199,9 +204,9 @@ def test_weights_count_all_that_works(limits: dict[str, float], refused: bool) -
 
 def test_a_nav_that_is_no_number_stops_new_risk_only() -> None:
     empty = Exposure({})
-    for nav in ("NaN", "0", "-1"):
-        assert code(ENTRY, empty, nav=Decimal(nav)) == C.NOT_A_NUMBER
-        assert code(EXIT, empty, nav=Decimal(nav), positions=HELD) is None
+    for nav in (None, Decimal("NaN"), Decimal(0), Decimal(-1)):
+        assert code(ENTRY, empty, nav=nav) == C.NOT_A_NUMBER
+        assert code(EXIT, empty, nav=nav, positions=HELD) is None
 
 
 @given(held=st.integers(-500, 500), shares=st.integers(-500, 500).filter(bool))

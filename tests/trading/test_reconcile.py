@@ -98,6 +98,30 @@ def test_an_earlier_attempt_that_lives_is_a_break() -> None:
     assert not found.absent
 
 
+SECOND = Order(intent(), 2, 12, OrderState.SENT)
+FIRST_ENDED = word(SECOND, S.CANCELLED, order_id=0, perm_id=111)  # lists of ended ones: no number
+
+
+@pytest.mark.parametrize("state", [S.SENT, S.UNKNOWN, S.WORKING])
+def test_an_earlier_attempt_that_ended_does_not_end_a_later_one(state: OrderState) -> None:
+    known = replace(SECOND, state=state, perm_id=222)
+    for ended in ((FIRST_ENDED,), (word(known, S.CANCELLED, order_id=0, perm_id=222), FIRST_ENDED)):
+        found = compare(snapshot(completed_orders=ended), books(known))
+        assert [said.perm_id for _, said in found.words] == [222] * (len(ended) - 1)
+    found = compare(snapshot(completed_orders=(FIRST_ENDED,)), books(known))
+    assert found.gone == (known,)
+
+
+def test_an_ended_order_that_may_be_an_earlier_attempt_is_believed_late() -> None:
+    early = compare(
+        snapshot(completed_orders=(FIRST_ENDED,)), books(SECOND, provable=lambda order: False)
+    )
+    assert (early.words, early.waiting, early.absent) == ((), (SECOND,), ())
+    late = compare(snapshot(completed_orders=(FIRST_ENDED,)), books(SECOND))
+    assert late.words == ((SECOND, FIRST_ENDED),)
+    assert late.absent == ()
+
+
 def test_orders_of_others_are_marked_and_do_no_harm() -> None:
     manual = word(ref="", order_id=0)
     found = compare(snapshot(open_orders=(manual,)), books())

@@ -417,7 +417,7 @@ def _costs(facts: SessionFacts) -> Iterable[OrderCost]:
     for intent in facts.intents:
         fills = [f for f in by_ref.get(intent.id, []) if f.execution.shares]
         price = _average(fills)
-        if price is None:
+        if price is None or not intent.reference:  # closed without knowing a price
             continue
         shares = sum((f.execution.shares for f in fills), ZERO)
         worse = intent.side.sign * (price - intent.reference) / intent.reference
