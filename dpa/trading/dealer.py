@@ -73,6 +73,7 @@ from dpa.trading.types import (
 )
 
 MINUTE = timedelta(seconds=60)
+SOON = timedelta(seconds=0.05)  # until more of the queue is sent, where there is room already
 
 
 log = logging.getLogger("dpa.trading")
@@ -417,7 +418,7 @@ class Dealer:
         trading = self._settings.trading
         due = [now + timedelta(minutes=trading.reconcile_minutes), self._settling.next_at(now)]
         if (sending := self._sender.queue.next_at(now)) is not None and self._broker.connected:
-            due.append(sending)
+            due.append(max(sending, now + SOON))
         silence = timedelta(seconds=trading.unknown_seconds)
         step = timedelta(seconds=trading.step_seconds)
         for order in self._live:
