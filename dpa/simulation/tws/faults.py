@@ -163,10 +163,12 @@ class Connectivity(Fault):
 
     def begin(self, venue: "SimVenue") -> Undo:
         venue.outlet.say(1100, "Connectivity between IBKR and Trader Workstation has been lost.")
-        back = _set(venue, venue.outlet.mischief, "dark", True)
+        light = _set(venue, venue.outlet.mischief, "dark", True)
+        servers = _set(venue, venue.traits, "servers", False)
 
         def restored() -> None:
-            back()
+            light()
+            servers()
             if self.data_lost:
                 venue.outlet.forget_subscriptions()
             code, what = (1101, "lost") if self.data_lost else (1102, "maintained")

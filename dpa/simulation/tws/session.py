@@ -38,6 +38,15 @@ _NOTICES = (
     (2106, "HMDS data farm connection is OK:ushmds"),
     (2158, "Sec-def data farm connection is OK:secdefnj"),
 )
+_NOTICES_ALONE = (
+    (2103, "Market data farm connection is broken:usfarm"),
+    (2105, "HMDS data farm connection is broken:ushmds"),
+    (
+        2110,
+        "Connectivity between Trader Workstation and server is broken. "
+        "It will be restored automatically.",
+    ),
+)
 
 
 class Link(Protocol):
@@ -250,7 +259,7 @@ class Session:
         self._attached = True
         self._accounts()
         self._ids()
-        for code, message in _NOTICES:
+        for code, message in _NOTICES if self._venue.traits.servers else _NOTICES_ALONE:
             self.error(-1, code, message)
 
     # requests

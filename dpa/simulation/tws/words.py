@@ -210,6 +210,8 @@ class Traits:
         Ids of messages that are never sent (61, 62, 53, 55, 11, 59 ...).
     lag_seconds : float
         Added before each message goes out.
+    servers : bool
+        Whether the gateway has a connection to the broker's servers; what it greets with says so.
     """
 
     accounts: tuple[str, ...] = ("DU1234567",)
@@ -222,6 +224,7 @@ class Traits:
     swallow: set[int] = field(default_factory=set)
     withhold: set[int] = field(default_factory=set)
     lag_seconds: float = 0.0
+    servers: bool = True
 
 
 class Listener(Protocol):

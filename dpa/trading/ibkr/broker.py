@@ -53,6 +53,10 @@ class IbkrBroker(Listener):
     after a loss it connects again with the same client id and jittered pauses, refuses an account
     that is not the one of before, and says so with :class:`~dpa.trading.broker.LinkChanged`.
 
+    While TWS has lost its servers (1100) nothing but cancels is sent: TWS would keep an order and
+    send it on minutes later. Only 1101 and 1102 end that; on a connection that was made since, so
+    does a data farm that is well.
+
     Parameters
     ----------
     settings : IbkrConfig
@@ -93,6 +97,7 @@ class IbkrBroker(Listener):
         self._halted: HaltError | None = None
         self._refused = False
         self._servers_up = True
+        self._lost_here = False  # the servers, on this very connection
         self._order_id_above = 0
         self._cancelled_all = 0  # how often
         self._keeper: asyncio.Task[None] | None = None
@@ -142,11 +147,19 @@ class IbkrBroker(Listener):
             TWS is not there, or does not take us now.
         """
         self._order_id_above = max(self._order_id_above, order_id_above)
-        await self._open("connected")
         if self._keeper is None:
+            self._servers_up = True  # until it is said that they are not
+            await self._open("connected")
             self._keeper = asyncio.create_task(self._keep_guarded())
+        elif not self.client.ready:
+            await self._open("connected")
+        elif self._halted is not None and not self._only_cancels:
+            raise self._halted
+        if not self._servers_up and not self._only_cancels:
+            raise TransientError("TWS has lost its servers", "it says so when they are back")
 
     async def _open(self, why: str) -> None:
+        self._lost_here = False
         try:
             await self.client.open()
             self._choose_account()
@@ -156,9 +169,18 @@ class IbkrBroker(Listener):
             self._halt(e, codes.REFUSED)
             raise
         self.client.raise_order_id(self._order_id_above + 1)
-        self._servers_up = True
+        if self._keeper is None and not self._only_cancels:
+            await self._hear_greeting()
         self.client.opened(data_lost=True)
         self._tell(LinkChanged(self.connected, why, data_lost=True))
+
+    async def _hear_greeting(self) -> None:
+        """TWS says of its servers right after it has taken us in."""
+        heard = await self.alive(self.settings.ask_seconds)
+        if not heard or not self._servers_up:
+            why = "has no connection to its servers" if heard else "does not answer"
+            self.client.close(f"TWS {why}")
+            raise TransientError(f"TWS {why}", "it is tried again")
 
     def _choose_account(self) -> None:
         try:
@@ -406,13 +428,15 @@ class IbkrBroker(Listener):
     def _link(self, link: LinkCode, code: int, message: str) -> None:
         why = f"{code}: {message}"
         if link is LinkCode.DOWN:
-            self._servers_up = False
+            self._servers_up, self._lost_here = False, True
             self._tell(LinkChanged(False, why))
             return
-        if link is LinkCode.FARM_DOWN or (link is LinkCode.FARM_UP and self._servers_up):
+        if link is LinkCode.FARM_DOWN:
+            return
+        if link is LinkCode.FARM_UP and (self._servers_up or self._lost_here):
             return
         lost = link is LinkCode.LOST_DATA
-        self._servers_up = True
+        self._servers_up, self._lost_here = True, False
         self.client.opened(data_lost=lost)
         self._tell(LinkChanged(self.connected, why, data_lost=lost))
 

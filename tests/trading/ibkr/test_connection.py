@@ -349,6 +349,85 @@ def test_lost_servers_stop_orders_and_not_fills() -> None:  # fault 10
     run(scenario)
 
 
+def test_connecting_again_while_the_servers_are_away_keeps_the_socket_and_says_so() -> None:
+    async def scenario() -> None:  # fault 10
+        async with rig() as r:
+            session = r.gateway.sessions[0]
+            r.fault(do="connectivity", seconds=600)
+            await r.settle()
+            for _ in range(2):
+                with pytest.raises(TransientError, match="lost its servers"):
+                    await r.broker.connect()
+            assert not r.broker.connected
+            order = r.order(away=True)
+            with pytest.raises(TransientError, match="nothing was sent"):
+                await r.broker.place(order)
+            r.fault(do="say", code=2104, message="a farm is well")
+            await r.settle()
+            assert not r.broker.connected
+            assert not r.truth(order)
+            r.fault(do="say", code=1102, message="back")
+            await r.settle()
+            assert r.broker.connected
+            await r.broker.connect()
+            assert list(r.gateway.sessions) == [session]
+            assert links(r.events) == [True, False, True]
+
+    run(scenario)
+
+
+def test_a_new_connection_does_not_make_the_servers_come_back() -> None:  # faults 10, 12
+    async def scenario() -> None:
+        async with rig() as r:
+            r.fault(do="connectivity", seconds=600)
+            r.fault(do="disconnect", reset=True)
+            await r.until(lambda: len(links(r.events)) >= 4)
+            await r.settle()
+            assert not any(links(r.events)[1:])
+            assert not r.broker.connected
+            assert r.broker.client.ready
+            with pytest.raises(TransientError, match="lost its servers"):
+                await r.broker.connect()
+            r.fault(do="say", code=1101, message="back")
+            await r.settle()
+            assert r.broker.connected
+            assert r.heard(LinkChanged)[-1].data_lost
+
+    run(scenario)
+
+
+def test_servers_that_came_back_between_two_connections_are_seen_by_their_farms() -> None:
+    async def scenario() -> None:  # faults 10, 12
+        async with rig() as r:
+            r.fault(do="say", code=1100, message="lost")
+            await r.settle()
+            r.fault(do="disconnect", reset=True)
+            await r.until(lambda: r.broker.connected)
+            assert r.states(await r.place())[-1] is OrderState.FILLED
+
+    run(scenario)
+
+
+def test_a_first_connection_to_a_tws_without_servers_is_tried_again() -> None:  # fault 10
+    async def scenario() -> None:
+        venue = venue_of()
+        async with rig(venue=venue, connect=False) as r:
+            venue.traits.servers = False
+            with pytest.raises(TransientError, match="servers"):
+                await r.broker.connect()
+            assert not r.broker.connected
+            client = TwsClient(r.broker.settings, r.clock, 0, client_id=999)
+            killer = IbkrBroker(r.broker.settings, r.clock, client, only_cancels=True)
+            await killer.connect()
+            await killer.cancel_all()
+            await killer.close()
+            venue.traits.servers = True
+            await r.broker.connect()
+            assert r.broker.connected
+
+    run(scenario)
+
+
 @pytest.mark.parametrize(("code", "lost"), [(1101, True), (1102, False)])
 def test_what_was_lost_with_the_servers_is_said(code: int, lost: bool) -> None:  # fault 11
     async def scenario() -> None:
