@@ -12,11 +12,13 @@ then send. What always holds:
 4. Positions come from the ledger of fills. Where the broker holds something else, trading halts,
    and goes on only when a person has adopted what the broker holds (:meth:`Dealer.adopt`). A
    snapshot that is not complete halts as well: it never means flat.
-5. What reduces a position passes every limit on risk, and cancels always pass.
+5. What reduces a position passes every limit on risk. Cancels always pass: first of all, without
+   a link for orders, and where the journal cannot be written.
 6. Without a link no order is sent, and fills still count; with the link back, everything is
    reconciled before anything else.
-7. HALTED sends only cancels, FLATTENING only what reduces, PAUSED no new risk; the switch is read
-   last, before each order is handed to the socket.
+7. HALTED sends only cancels, FLATTENING only what reduces; PAUSED no new risk, and what works and
+   does not reduce is cancelled. The switch is read last, before each order is handed to the
+   socket, and so is whether another trader took this one's place.
 8. ``trading.rejects_to_halt`` refusals by the broker in a row halt.
 9. Order numbers are above every number ever used; the mark is on the disk before one is used.
 10. Never more than ``trading.messages_per_second``, cancels first; an order that waits longer than
@@ -46,6 +48,7 @@ from dpa.trading.checks import (
     Situation,
     check,
     fresh,
+    in_session,
     reduces,
     reductions_first,
 )
@@ -152,8 +155,8 @@ class Dealer:
         self._turn = asyncio.Lock()
         self._listening = False
         self._added: list[datetime] = []
-        self._flatten_again: dict[str, datetime] = {}
-        self._told_flat = False
+        self._flatten_again: dict[str, tuple[datetime, timedelta]] = {}  # when, after what pause
+        self._told_flat = self._told_stuck = False
 
     @property
     def ready(self) -> bool:
@@ -196,6 +199,11 @@ class Dealer:
     def suspected(self) -> tuple[Break, ...]:
         """Differences that are to be looked at again before anything is sent."""
         return self._settling.suspected
+
+    @property
+    def breaks(self) -> tuple[Break, ...]:
+        """What the newest reconciliation found and nothing explains; see :meth:`adopt`."""
+        return self._settling.breaks
 
     @property
     def flat(self) -> bool:
@@ -399,15 +407,19 @@ class Dealer:
             await self._beat(now, quotes)
 
     async def _beat(self, now: datetime, quotes: Quotes) -> None:
+        if self._switch.level is Level.HALTED:
+            await self._cancel_halted()
         self._hearing.work()
         if self._broker.connected and self._hearing.linked and self._settling.is_due(now):
             await self._settling.reconcile()
         self._expire(now)
         level = self._switch.level
         if level is Level.HALTED:
-            self._stop_everything("trading is halted")
+            await self._cancel_halted()
         elif level is Level.FLATTENING:
             self._flatten(now, quotes)
+        elif level is Level.PAUSED:
+            self._cancel_risk()
         if self.ready and level < Level.HALTED:
             self._step_limits(now, quotes)
         await self._sender.pump(quotes)
@@ -438,10 +450,32 @@ class Dealer:
             if now >= order.intent.expires_at and not order.state.is_final:
                 self._sender.cancel_again(order)
 
-    def _stop_everything(self, why: str) -> None:
-        self._sender.give_up_queue(why)
+    async def let_go(self) -> None:
+        """Where trading is halted, send the cancels; needs no journal, and is safe to repeat."""
+        if self._switch.level is Level.HALTED:
+            async with self._turn:
+                await self._cancel_halted()
+
+    async def _cancel_halted(self) -> None:
+        """Ask for the end of all that works, before anything else that may fail is done."""
+        self._cancel_working()
+        await self._sender.pump_cancels()
+        self._sender.give_up_queue("trading is halted")
+
+    def _cancel_working(self) -> None:
         for order in self._live:
-            if order.state.may_fill:
+            if order.state.may_fill and not self._sender.waits(order):
+                self._sender.cancel_again(order)
+
+    def _cancel_risk(self) -> None:
+        """Ask for the end of what works and does not reduce; what waits is refused."""
+        held = self.positions
+        for order in self._live:
+            left = order.intent.shares - self._journal.filled(order.ref)
+            signed = order.intent.side.sign * left
+            position = held.get(order.intent.symbol, Decimal(0))
+            reducing = position * signed < 0 and left <= abs(position)
+            if order.state.may_fill and not reducing and not self._sender.waits(order):
                 self._sender.cancel_again(order)
 
     def _step_limits(self, now: datetime, quotes: Quotes) -> None:
@@ -458,9 +492,15 @@ class Dealer:
                 self._sender.limit(order, limit)
 
     async def cancel(self, orders: Iterable[Order]) -> None:
-        """Ask for the end of some of our orders."""
+        """Ask for the end of some of our orders.
+
+        Raises
+        ------
+        HaltError
+            The journal cannot be written; what could be sent was sent.
+        """
         async with self._turn_taken():
-            self._hearing.work()
+            self._hear_what_can_be_kept()
             for order in orders:
                 newest = self._live.get(order.ref)
                 if newest is not None and newest.state is not OrderState.CANCELLING:
@@ -479,7 +519,7 @@ class Dealer:
         """
         if self._switch.level < Level.FLATTENING:
             self._switch.flatten(by, why)
-            self._told_flat = False
+            self._told_flat = self._told_stuck = False
             self._flatten_again.clear()
         await self.beat(self._clock.now(), quotes)
 
@@ -493,19 +533,38 @@ class Dealer:
             self._told_flat = True
             self._alert(Severity.INFO, "flat", "everything is closed")
         if not self.ready:
+            self._tell_why_not_flat(held)
             return
-        due = [
-            symbol
-            for symbol in sorted(held)
-            if not self._live.count(symbol) and self._flatten_again.get(symbol, now) <= now
-        ]
-        for symbol in due:
-            pause = timedelta(seconds=self._settings.trading.step_seconds)
-            self._flatten_again[symbol] = now + pause
+        due = [symbol for symbol in sorted(held) if self._is_to_close(symbol, now)]
         intents = [self._closing(symbol, held[symbol], quotes.get(symbol)) for symbol in due]
-        _, accepted = self._sort(intents, quotes)
+        refusals, accepted = self._sort(intents, quotes)
+        step = timedelta(seconds=self._settings.trading.step_seconds)
+        for intent in accepted:
+            self._flatten_again[intent.symbol] = now + step, step
+        for refusal in refusals:
+            before = self._flatten_again.get(refusal.intent.symbol, (now, step / 2))[1]
+            pause = max(min(2 * before, MINUTE), step)
+            self._flatten_again[refusal.intent.symbol] = now + pause, pause
         if accepted:
             self._commit(accepted, quotes)
+
+    def _is_to_close(self, symbol: str, now: datetime) -> bool:
+        """Whether another order may close it now; a closed market is waited for."""
+        if self._live.count(symbol) or self._flatten_again.get(symbol, (now, MINUTE))[0] > now:
+            return False
+        instrument = self._instruments.get(symbol)
+        return instrument is None or in_session(instrument, now)
+
+    def _tell_why_not_flat(self, held: Mapping[str, Decimal]) -> None:
+        """Say once what keeps positions from being closed, where only a person can help."""
+        breaks = self._settling.breaks
+        if not held or not breaks or self._told_stuck:
+            return
+        self._told_stuck = True
+        said = "; ".join(str(found) for found in breaks)
+        what = f"nothing is closed while the books differ from the broker's ({said}): compare both,"
+        what += " adopt what the broker holds, resume, then flatten again"
+        self._alert(Severity.CRITICAL, "not-flat", what)
 
     def _closing(self, symbol: str, shares: Decimal, quote: Quote | None) -> Intent:
         now = self._clock.now()
@@ -564,12 +623,23 @@ class Dealer:
         return Killed(seconds, sent, waiting, left, found == (), tuple(problems))
 
     async def _cancel_one_by_one(self) -> int:
-        self._hearing.work()
-        self._stop_everything("killed")
+        self._hear_what_can_be_kept()
+        self._cancel_working()
         queued = len(self._sender.queue)
-        await self._sender.pump_cancels()
+        try:
+            await self._sender.pump_cancels()
+        finally:
+            sent = queued - len(self._sender.queue)
+            self._sender.give_up_queue("killed")
         self._hearing.work()
-        return queued - len(self._sender.queue)
+        return sent
+
+    def _hear_what_can_be_kept(self) -> None:
+        """Work through what was heard; cancels go on where it cannot be written down."""
+        try:
+            self._hearing.work()
+        except HaltError as e:
+            log.critical("what the broker said cannot be booked: %s", e)
 
     def _live_at_broker(self) -> tuple[str, ...]:
         return tuple(order.ref for order in self._live if order.state.may_fill)

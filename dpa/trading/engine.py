@@ -66,6 +66,7 @@ class Dealing(Protocol):
     @property
     def live_orders(self) -> Sequence[Order]: ...
     def next_at(self, now: datetime) -> datetime: ...
+    async def let_go(self) -> None: ...
     async def submit(self, intents: Sequence[Intent], quotes: Mapping[str, Quote]) -> object: ...
     async def beat(self, now: datetime, quotes: Mapping[str, Quote]) -> None: ...
 
@@ -234,7 +235,8 @@ class Engine:
     # time
 
     async def step(self) -> None:
-        """Do all that is due now."""
+        """Do all that is due now; where trading is halted, cancels leave first."""
+        await self._dealer.let_go()
         now = self._clock.now()
         quotes = self._feed.quotes()
         self._book.see_positions(self._dealer.ledger.positions, now)

@@ -117,7 +117,7 @@ class Hearing:
                     self._make_fact(event)
         except Exception:  # nothing of them is on the disk: each by itself, then
             log.exception("events of the broker")
-            self._forget_unkept()
+            self.forget_unkept()
             for event in events:
                 self._alone(event)
 
@@ -127,12 +127,15 @@ class Hearing:
                 self._make_fact(event)
         except Exception as e:  # surfaced below: trading halts
             log.exception("event of the broker: %r", event)
-            self._forget_unkept()
+            self.forget_unkept()
             self._halt(f"an event of the broker could not be booked: {event!r}: {e!r}")
 
-    def _forget_unkept(self) -> None:
+    def forget_unkept(self) -> None:
+        """Believe the journal only: something was not written that was held to be."""
         self._live.load()
         self._booked.clear()
+        self._withheld.clear()
+        self.ask = True
 
     def _make_fact(self, event: BrokerEvent) -> None:
         match event:

@@ -122,6 +122,15 @@ class Journal(JournalReader):
                 self._ledgers[account] = super().ledger(account)
             return self._ledgers[account]
 
+    @property
+    def followed(self) -> bool:
+        """Whether another process wrote since: another trader took this one's place, then.
+
+        Cheap enough to ask before each order is handed over.
+        """
+        with self._lock, tables.halting(self.path):
+            return _newest(self._db) != (self._last, self._hash)
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All writes within are one: on the disk together, or none of them. May be nested.

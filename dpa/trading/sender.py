@@ -2,11 +2,16 @@
 
 Of an order is written that it is *sent* before its bytes are handed over, so that a crash leaves
 no order at the broker that the journal calls unsent. The switch is read once more after that
-write, and again by the broker after all waiting, when the bytes are about to be handed over.
+write, and again by the broker after all waiting, when the bytes are about to be handed over; so
+is the journal: a trader that was suspended, and followed by another one, sends nothing any more.
+
+Cancels need none of this. They leave before everything else, whether or not the journal can be
+written and whatever else the broker may be told.
 """
 
+import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -15,7 +20,7 @@ from functools import partial
 
 from dpa.clock import Clock
 from dpa.config import Settings
-from dpa.errors import DpaError, OutcomeUnknown, TransientError
+from dpa.errors import DpaError, HaltError, OutcomeUnknown, TransientError
 from dpa.trading import lifecycle
 from dpa.trading.broker import Broker
 from dpa.trading.checks import Refusal, RefusalCode, Situation, check, reduces
@@ -137,8 +142,7 @@ class Sender:
             self.give_up(order, "cancelled before it was sent")
             return
         if order.state.may_fill:
-            message = Message(Kind.CANCEL, order.ref)
-            self.queue.put(order.ref, Priority.CANCEL, message, self._clock.now())
+            self._again(order.ref)
 
     def cancel_again(self, order: Order) -> None:
         """Queue a cancel, unless one was sent only now and may still be answered."""
@@ -170,26 +174,39 @@ class Sender:
 
     async def pump(self, quotes: Quotes) -> list[Refusal]:
         """Send what may go at this moment; returns what was refused at the last look."""
+        await self.pump_cancels()
         refusals = [r for w in self.queue.expired(self._clock.now()) if (r := self._late(w))]
         if not self._broker.connected or not len(self.queue):
             return refusals
         batch: dict[Kind, list[Message]] = {kind: [] for kind in Kind}
         while waiting := self.queue.take(self._clock.now()):
             batch[waiting.item.kind].append(waiting.item)
-        await self._cancels(batch[Kind.CANCEL])
+        for message in batch[Kind.CANCEL]:  # did not leave a moment ago: at the next beat
+            self._again(message.ref)
         refusals += await self._places(batch[Kind.PLACE], quotes)
         await self._limits(batch[Kind.LIMIT], quotes)
         return refusals
 
     async def pump_cancels(self) -> None:
-        """Send the cancels that may go at this moment, and nothing else."""
-        messages = []
-        while self._broker.connected:
-            waiting = self.queue.take(self._clock.now(), Priority.CANCEL)
-            if waiting is None:
-                break
-            messages.append(waiting.item)
-        await self._cancels(messages)
+        """Send the cancels that may go at this moment, and nothing else.
+
+        They are tried whether or not the broker takes orders.
+
+        Raises
+        ------
+        HaltError
+            The journal cannot be written; what could be sent was sent.
+        """
+        orders = []
+        while waiting := self.queue.take(self._clock.now(), Priority.CANCEL):
+            order = self._live.get(waiting.item.ref)
+            if order is not None and order.state.may_fill:
+                orders.append(order)
+        unkept = self._keep_asked(orders)
+        for order in orders:
+            await self._cancel(order)
+        if unkept is not None:
+            raise unkept
 
     def _late(self, waiting: Waiting[Message]) -> Refusal | None:
         order = self._live.get(waiting.item.ref)
@@ -214,41 +231,66 @@ class Sender:
         )
         return refusal
 
-    async def _cancels(self, messages: list[Message]) -> None:
-        orders = [o for m in messages if (o := self._live.get(m.ref)) and o.state.may_fill]
-        self._live.keep(*[lifecycle.cancelling(order) for order in orders])
+    def _keep_asked(self, orders: list[Order]) -> HaltError | None:
+        """Write down that orders are to end; why it was not possible, where it was not."""
         self._cancelled_at = {r: at for r, at in self._cancelled_at.items() if r in self._live}
-        for order in orders:
-            self._live.heard(order.ref)
-            self._cancelled_at[order.ref] = self._clock.now()
-            try:
-                await self._broker.cancel(order)
-            except (TransientError, OutcomeUnknown) as e:  # asked for again, harmlessly
-                log.warning("cancel of %s: %s", order.ref, e)
-                message = Message(Kind.CANCEL, order.ref)
-                self.queue.put(order.ref, Priority.CANCEL, message, self._clock.now())
-            except DpaError as e:
-                self._halt(f"cancel of {order.intent.symbol}: {e}")
+        try:
+            self._live.keep(*[lifecycle.cancelling(order) for order in orders])
+        except HaltError as e:  # raised again once the cancels have left
+            log.critical("cancels leave though they cannot be written down: %s", e)
+            return e
+        return None
+
+    async def _cancel(self, order: Order) -> None:
+        self._live.heard(order.ref)
+        self._cancelled_at[order.ref] = self._clock.now()
+        try:
+            await self._broker.cancel(order)
+        except (TransientError, OutcomeUnknown) as e:  # asked for again, harmlessly
+            log.warning("cancel of %s: %s", order.ref, e)
+            self._again(order.ref)
+        except DpaError as e:
+            self._halt(f"cancel of {order.intent.symbol}: {e}")
+
+    def _again(self, ref: str) -> None:
+        self.queue.put(ref, Priority.CANCEL, Message(Kind.CANCEL, ref), self._clock.now())
 
     async def _places(self, messages: list[Message], quotes: Quotes) -> list[Refusal]:
-        refusals: list[Refusal] = []
-        ready: list[Order] = []
-        situation = self._situation(quotes) if messages else None
-        for message in messages:
-            order = self._live.get(message.ref)
-            if order is None or situation is None:
+        """Send orders: those that add risk wait for their margins, the others do not wait."""
+        if not messages:
+            return []
+        passed, refusals = self._looked_at([message.ref for message in messages], quotes)
+        held = self._situation(quotes).positions
+        asking = [order for order in passed if self._needs_margin(order, held)]
+        refs = {order.ref for order in asking}
+        refusals += await self._hand_over([o for o in passed if o.ref not in refs], quotes)
+        if asking:
+            refusals += await self._ask_margins(asking, quotes)
+            passed, refused = self._looked_at([order.ref for order in asking], quotes)
+            refusals += refused + await self._hand_over(passed, quotes)
+        return refusals
+
+    def _looked_at(self, refs: Iterable[str], quotes: Quotes) -> tuple[list[Order], list[Refusal]]:
+        """Orders that pass the checks of this moment, and the refusals of the others."""
+        situation = self._situation(quotes)
+        passed, refusals = [], []
+        for ref in refs:
+            order = self._live.get(ref)
+            if order is None or order.state.is_final:
                 continue
-            found = self._look(order, situation) or await self._margin(order, situation)
-            if found is not None:
-                refusals.append(self._refuse(order, found.code, found.what, found.cure))
+            found = self._look(order, situation)
+            if found is None:
+                passed.append(order)
             else:
-                ready.append(self._priced(self._in_turn(order), quotes))
+                refusals.append(self._refuse(order, found.code, found.what, found.cure))
+        return passed, refusals
+
+    async def _hand_over(self, orders: list[Order], quotes: Quotes) -> list[Refusal]:
+        ready = [self._priced(self._in_turn(order), quotes) for order in orders]
         ready.sort(key=lambda order: order.order_id)
         self._live.keep(*ready)
-        for order in ready:
-            found = await self._send(order)
-            refusals += [found] if found else []
-        return refusals
+        found = [await self._send(order) for order in ready]
+        return [refusal for refusal in found if refusal is not None]
 
     def _in_turn(self, order: Order) -> Order:
         """Return an order whose number is above all that were sent; brokers refuse lower ones.
@@ -284,14 +326,24 @@ class Sender:
             return Refusal(order.intent, RefusalCode.QUOTE, f"{symbol}: no limit above 0 is left")
         return None
 
-    async def _margin(self, order: Order, situation: Situation) -> Refusal | None:
-        position = situation.positions.get(order.intent.symbol, Decimal(0))
-        if not self._settings.trading.what_if or reduces(order.intent, position):
-            return None
+    def _needs_margin(self, order: Order, positions: Mapping[str, Decimal]) -> bool:
+        held = positions.get(order.intent.symbol, Decimal(0))
+        return self._settings.trading.what_if and not reduces(order.intent, held)
+
+    async def _ask_margins(self, orders: list[Order], quotes: Quotes) -> list[Refusal]:
+        """Ask for the margins of all at once; give up those that are too large or not told."""
+        found = await asyncio.gather(*(self._margin(order, quotes) for order in orders))
+        return [
+            self._refuse(order, refusal.code, refusal.what, refusal.cure)
+            for order, refusal in zip(orders, found, strict=True)
+            if refusal is not None
+        ]
+
+    async def _margin(self, order: Order, quotes: Quotes) -> Refusal | None:
         self.queue.spend(self._clock.now())
         symbol = order.intent.symbol
         try:
-            margin = await self._broker.what_if(self._priced(order, situation.quotes))
+            margin = await self._broker.what_if(self._priced(order, quotes))
         except DpaError as e:
             what = f"{symbol}: the broker did not say what margin it takes: {e}"
             return Refusal(order.intent, RefusalCode.MARGIN, what)
@@ -343,7 +395,11 @@ class Sender:
         newest = self._live.get(order.ref)
         if newest is None or newest.state is not OrderState.SENT:
             return False
-        return not self.queue.holds(order.ref, Priority.CANCEL) and self.allowed(order.intent)
+        return not self.queue.holds(order.ref, Priority.CANCEL) and self._may_leave(order.intent)
+
+    def _may_leave(self, intent: Intent) -> bool:
+        """Whether the switch lets it pass, and no other trader took this one's place."""
+        return self.allowed(intent) and not self._journal.followed
 
     def _last_look(self, order: Order) -> Refusal | None:
         symbol = order.intent.symbol
@@ -377,7 +433,16 @@ class Sender:
                 continue
             self._live.keep(replace(order, limit=message.limit))
             try:
-                still = partial(self.allowed, order.intent)
+                still = partial(self._may_leave, order.intent)
                 await self._broker.modify(order, message.limit, still)
-            except DpaError as e:
+            except (TransientError, OutcomeUnknown) as e:  # asked for again at the next beat
                 log.warning("limit of %s: %s", order.ref, e)
+                self._keep_old_limit(order)
+            except DpaError as e:
+                self._keep_old_limit(order)
+                self._halt(f"limit of {order.intent.symbol}: {e}")
+
+    def _keep_old_limit(self, order: Order) -> None:
+        newest = self._live.get(order.ref)
+        if newest is not None and not newest.state.is_final:
+            self._live.keep(replace(newest, limit=order.limit), why="the new limit was not sent")

@@ -5,7 +5,8 @@ fills is taken in as if it had come by itself; what it does not tell ends orders
 :mod:`dpa.trading.reconcile` calls that proved; what it contradicts halts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -46,6 +47,8 @@ class Settling:
     ----------
     reconciled : bool
         The newest answer was complete and had no breaks.
+    breaks : tuple of Break
+        Of the newest answer.
     suspected : tuple of Break
         Differences that are to be looked at again before anything is sent.
     asked_at : datetime, optional
@@ -71,6 +74,7 @@ class Settling:
         self._clock, self._settings = clock, settings
         self._publish, self._halt = publish, halt
         self.reconciled = False
+        self.breaks: tuple[Break, ...] = ()
         self.suspected: tuple[Break, ...] = ()
         self.asked_at: datetime | None = None
         self.money: Account | None = None
@@ -141,7 +145,7 @@ class Settling:
         self.asked_at = asked_at
         if found.complete:
             self._hearing.overfilled.clear()
-        with self._journal.transaction():
+        with self._booking():
             found = self._settle(found, asked_at)
         for word in found.strays:
             await self._cancel_stray(word)
@@ -154,8 +158,18 @@ class Settling:
         await self._judge(found)
         return found
 
+    @contextmanager
+    def _booking(self) -> Iterator[None]:
+        """All written within, or none of it; nothing is held to be booked then that is not."""
+        try:
+            with self._journal.transaction():
+                yield
+        except BaseException:
+            self._hearing.forget_unkept()
+            raise
+
     def _book(self, snapshot: BrokerSnapshot) -> tuple[Execution, ...]:
-        with self._journal.transaction():
+        with self._booking():
             adopted = tuple(e for e in snapshot.executions if self._hearing.executed(e))
             for commission in snapshot.commissions:
                 self._hearing.charged(commission)
@@ -295,7 +309,7 @@ class Settling:
 
     async def _judge(self, found: Reconciliation) -> None:
         self.reconciled = found.complete and not found.breaks
-        self.suspected = found.suspected
+        self.suspected, self.breaks = found.suspected, found.breaks
         breaks = tuple(str(b) for b in found.breaks)
         facts = {"complete": found.complete, "missing": found.missing, "breaks": breaks}
         if not found.clean:

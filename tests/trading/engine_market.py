@@ -127,7 +127,7 @@ class FillingDealer:
         self.ledger = Books()
         self.submitted: list[tuple[datetime, Intent]] = []
         self.live: list[Order] = []
-        self.beats = 0
+        self.beats = self.let_gos = 0
 
     @property
     def live_orders(self) -> tuple[Order, ...]:
@@ -154,6 +154,9 @@ class FillingDealer:
         if now == 0:
             del self.ledger.positions[symbol]
         self.ledger.cash -= shares * price
+
+    async def let_go(self) -> None:
+        self.let_gos += 1
 
     async def beat(self, now: datetime, quotes: Mapping[str, Quote]) -> None:
         self.beats += 1

@@ -596,6 +596,8 @@ def test_7_paused_takes_no_new_risk_not_even_what_waits(tmp_path: Path) -> None:
         run(made.send(BUY, second))
         made.switch.pause("Ada", "lunch")
         run(made.beat(1))
+        assert [h.state for h in broker.truth.of(BUY.id)] == [S.CANCELLED]
+        run(made.beat(1))
         assert broker.truth.of(second.id) == []
         refused = [e for e in made.told if isinstance(e, RefusedEvent)]
         assert [(e.intent.id, e.code) for e in refused] == [(second.id, "level")]

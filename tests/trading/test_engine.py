@@ -186,6 +186,50 @@ def test_a_partial_bar_adds_no_risk(missing, binds):
     assert ("bars-missing" in kinds) == (binds != "all")
 
 
+def test_a_late_bar_adds_no_risk():
+    """Its answer comes at once, so only the bar itself is late."""
+
+    class Late:
+        def __init__(self, feed):
+            self.feed = feed
+
+        def __getattr__(self, name):
+            return getattr(self.feed, name)
+
+        def due(self, now):
+            second = utc(9, 40)
+            return tuple(
+                replace(bar, late=True) if bar.panel.times[0] == second else bar
+                for bar in self.feed.due(now)
+            )
+
+    plan = {(9, 35): {"AAA": 100}, (9, 40): {"AAA": 60, "BBB": 50}}
+    desk = Desk(
+        make_panel(), script(plan), feed=lambda clock: Late(ReplayFeed(make_panel(), clock))
+    )
+    desk.run(until=utc(9, 44))
+    late = desk.of(Decided)[1]
+    assert (late.binds, "late" in late.because) == ("reductions", True)
+    assert (desk.dealer.shares("AAA"), desk.dealer.shares("BBB")) == (60, 0)
+
+
+def test_cancels_leave_before_anything_that_may_fail():
+    class Broken:
+        def __init__(self, feed):
+            self.feed = feed
+
+        def __getattr__(self, name):
+            return getattr(self.feed, name)
+
+        def quotes(self):
+            raise OSError("no quotes")
+
+    desk = Desk(make_panel(), always(AAA=100), feed=lambda c: Broken(ReplayFeed(make_panel(), c)))
+    with pytest.raises(OSError, match="no quotes"):
+        asyncio.run(desk.engine.step())
+    assert desk.dealer.let_gos == 1
+
+
 def test_a_decision_overtaken_by_a_newer_bar_is_dropped():
     panel = make_panel()
     answers = {}
