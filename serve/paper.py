@@ -234,8 +234,7 @@ def served(plan: Plan) -> Iterator[str]:
         serve.run(bound, name="dpa", route_prefix="/")
         yield f"http://{serving.http_host}:{serving.http_port}"
     finally:
-        serve.shutdown()
-        ray.shutdown()
+        ray.shutdown()  # with all of Serve; the graph has its state on the disk at every moment
 
 
 # the gateway
