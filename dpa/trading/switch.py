@@ -2,8 +2,13 @@
 
 Anyone may make it more severe at any time, from any process; only a named person makes it less
 severe, and only what that person saw. What cannot be read is HALTED.
+
+Who writes holds a lock, but a halt waits for it no longer than a second: then it goes into a file
+of its own beside the other one, which no writer of the other one can replace. Trading is halted
+while that file is there; only a resume by somebody who saw it takes it away.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -13,7 +18,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -58,6 +62,7 @@ class SwitchState:
     mark: str = ""
 
 
+_Stat = tuple[int, int, int, int]
 _NEVER_SET = SwitchState(Level.RUNNING, mark="never set")
 _LOST = SwitchState(Level.HALTED, "dpa", "the file of the switch is gone", mark="gone")
 
@@ -69,7 +74,8 @@ class Switch:
     ----------
     path : Path
         Made when it is first set, mode 0600, with a ``.made`` file beside it that tells a file
-        never made (RUNNING) from one that was lost (HALTED), and a ``.lock`` for those who write.
+        never made (RUNNING) from one that was lost (HALTED), a ``.lock`` for those who write, and a
+        ``.halted`` of a halt that could not wait for it.
     clock : Clock
     """
 
@@ -77,7 +83,8 @@ class Switch:
         self.path = path
         self._clock = clock
         self._made = path.with_name(path.name + ".made")
-        self._known: tuple[int, int, int, int] | None = None  # of the file, when it was read last
+        self._beside = path.with_name(path.name + ".halted")
+        self._known: tuple[_Stat | None, ...] = ()  # of the files, when they were read last
         self._cached = self._state = _NEVER_SET
         self._read = self._was_there = False
         self._here: SwitchState | None = None  # a halt that could not be written
@@ -89,7 +96,7 @@ class Switch:
         One ``stat`` where nothing changed: cheap enough to ask before every send.
         """
         with self._mutex:
-            state = self._here or self._look()
+            state = self._now()
             self._state, self._read = state, True
             return state
 
@@ -152,7 +159,7 @@ class Switch:
             mark = self._state.mark
         try:
             with self._locked():
-                if not self._write(self._new(Level.RUNNING, by, why), mark):
+                if not self._resume(self._new(Level.RUNNING, by, why), mark):
                     now = self._fresh()
                     raise UserError(
                         f"the switch is {now.level.name} by now ({now.by}: {now.why})",
@@ -163,12 +170,44 @@ class Switch:
                 f"{self.path}: cannot be written ({e.strerror}); it stays {self.level.name}",
                 "mend the disk, then resume",
             ) from e
-        self._here = None
         return self.read()
+
+    def _resume(self, running: SwitchState, over: str) -> bool:
+        """Put RUNNING in the place of what has the mark `over`; False: it is something else.
+
+        A halt beside the file goes into the file first, so that it holds all the while.
+        """
+        if self._fresh().mark != over:
+            return False
+        if self._beside.exists():
+            halted = replace(self._content(self._beside), level=Level.HALTED)
+            if not self._write(halted, over) or not self._take_away(halted):
+                return False
+            over = self._fresh().mark
+        if not self._write(running, over):
+            return False
+        self._here = None
+        return self._fresh().level is Level.RUNNING  # a halt may have come beside it
+
+    def _take_away(self, seen: SwitchState) -> bool:
+        """Remove the halt beside the file, where it is the one that was seen."""
+        aside = self._beside.with_name(f".{self._beside.name}.{secrets.token_hex(8)}")
+        os.rename(self._beside, aside)
+        try:
+            if self._content(aside).mark == seen.mark:
+                return True
+            with contextlib.suppress(FileExistsError):  # another one yet is there: it halts
+                os.link(aside, self._beside)
+            return False
+        finally:
+            aside.unlink(missing_ok=True)
 
     def _raise_to(self, level: Level, by: str, why: str) -> SwitchState:
         try:
-            with self._locked(must=level is not Level.HALTED):
+            with self._locked(must=level is not Level.HALTED) as alone:
+                if not alone:
+                    self._put(self._new(level, by, why), self._beside)
+                    return self.read()
                 now = self._fresh()
                 while now.level < level and not self._write(self._new(level, by, why), now.mark):
                     now = self._fresh()
@@ -195,23 +234,27 @@ class Switch:
 
     def _fresh(self) -> SwitchState:
         with self._mutex:
-            self._known = None
-            return self._here or self._look()
+            self._known = ()
+            return self._now()
+
+    def _now(self) -> SwitchState:
+        state = self._look()
+        if self._here is None:
+            return state
+        return replace(self._here, mark=f"{self._here.mark} {state.mark}")
 
     def _look(self) -> SwitchState:
-        """The state of the file; read again only where the file is another one."""
+        """The state of the files; read again only where they are others."""
         try:
-            there = os.stat(self.path)
-        except FileNotFoundError:
-            self._known = None
-            return self._missing()
+            known = _stat(self.path), _stat(self._beside)
         except OSError as e:
             return _unreadable(f"the switch cannot be looked at: {e.strerror}", b"")
-        self._was_there = True
-        known = (there.st_ino, there.st_size, there.st_mtime_ns, there.st_ctime_ns)
         if known != self._known:
-            self._cached = self._content()
-            self._known = known
+            state = self._missing() if known[0] is None else self._content(self.path)
+            if known[1] is not None:
+                state = _more_severe(state, self._content(self._beside))
+            self._was_there = self._was_there or known[0] is not None
+            self._cached, self._known = state, known if known[0] is not None else ()
         return self._cached
 
     def _missing(self) -> SwitchState:
@@ -223,9 +266,10 @@ class Switch:
             return _unreadable(f"the switch cannot be looked at: {e.strerror}", b"")
         return _LOST
 
-    def _content(self) -> SwitchState:
+    @staticmethod
+    def _content(path: Path) -> SwitchState:
         try:
-            with self.path.open("rb") as stream:
+            with path.open("rb") as stream:
                 text = stream.read(_MOST_BYTES)
         except OSError as e:
             return _unreadable(f"the switch cannot be read: {e.strerror}", b"")
@@ -242,6 +286,9 @@ class Switch:
 
     def _write(self, state: SwitchState, over: str) -> bool:
         """Put `state` in the place of the content marked `over`; False: it is another one."""
+        return self._put(state, self.path, over)
+
+    def _put(self, state: SwitchState, path: Path, over: str | None = None) -> bool:
         words = {
             "level": state.level.name,
             "by": state.by,
@@ -255,10 +302,10 @@ class Switch:
                 json.dump(words, stream)
                 stream.flush()
                 os.fsync(stream.fileno())
-            if self._fresh().mark != over:  # a halt does not wait for locks for ever
+            if over is not None and self._fresh().mark != over:  # somebody was not alone
                 return False
             self._made.touch(mode=0o600)
-            os.replace(temporary, self.path)
+            os.replace(temporary, path)
         finally:
             Path(temporary).unlink(missing_ok=True)
         folder = os.open(self.path.parent, os.O_RDONLY)
@@ -268,20 +315,35 @@ class Switch:
             os.close(folder)
         return True
 
-    @contextmanager
-    def _locked(self, must: bool = True) -> Iterator[None]:
-        """One writer at a time; `must` not: after a second, write all the same."""
+    @contextlib.contextmanager
+    def _locked(self, must: bool = True) -> Iterator[bool]:
+        """One writer at a time; `must` not: after a second, go on all the same, and say so."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = self.path.with_name(self.path.name + ".lock")
         handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            if not _lock(handle) and must:
+            alone = _lock(handle)
+            if not alone and must:
                 raise TransientError(
                     f"{self.path}: another process holds the switch", "try again in a moment"
                 )
-            yield
+            yield alone
         finally:
             os.close(handle)
+
+
+def _stat(path: Path) -> _Stat | None:
+    try:
+        there = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return there.st_ino, there.st_size, there.st_mtime_ns, there.st_ctime_ns
+
+
+def _more_severe(state: SwitchState, beside: SwitchState) -> SwitchState:
+    """What holds of the file and of a halt beside it; its mark is of both."""
+    kept = state if state.level is Level.HALTED else beside
+    return replace(kept, level=Level.HALTED, mark=f"{state.mark} {beside.mark}")
 
 
 def _lock(handle: int) -> bool:

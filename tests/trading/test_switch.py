@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,90 @@ def test_a_halt_waits_for_no_lock_and_the_others_say_so(
             switch.pause("Ada", "lunch")
         assert switch.level is Level.RUNNING
         assert switch.halt("Ada", "fire").level is Level.HALTED
+
+
+def halt_without_the_lock(path: Path, hurry: pytest.MonkeyPatch) -> None:
+    """A halt that does not get the lock."""
+    hurry.setattr(module, "LOCK_TRIES", 2)
+    assert Switch(path, a_clock()).halt("dpa kill", "panic").level is Level.HALTED
+
+
+@pytest.mark.parametrize("call", ["replace", "rename", "link"])
+@pytest.mark.parametrize("first", ["pause", "halt beside", "damage"])
+def test_a_halt_that_does_not_wait_survives_whatever_is_under_way(
+    path: Path, first: str, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes while a resume that checked everything is about to touch the disk."""
+    person = Switch(path, a_clock())
+    if first == "damage":
+        path.write_text("{")
+    if first == "halt beside":
+        with person._locked():
+            halt_without_the_lock(path, monkeypatch)
+    else:
+        person.pause("Ada", "lunch")
+    seen = person.read()
+    real, calls = getattr(module.os, call), []
+
+    def stalling(*arguments: object) -> None:
+        calls.append(arguments)
+        if len(calls) == 1:
+            monkeypatch.setattr(module.os, call, real)
+            halt_without_the_lock(path, monkeypatch)
+            assert person.level is Level.HALTED
+        real(*arguments)
+
+    monkeypatch.setattr(module.os, call, stalling)
+    with suppress(UserError):
+        person.resume("Bob", "fine", seen)
+    assert (person.level is Level.HALTED) == bool(calls)
+    assert (Switch(path, a_clock()).level is Level.HALTED) == bool(calls)
+    monkeypatch.undo()
+    assert person.resume("Bob", "looked", person.read()).level is Level.RUNNING
+    assert Switch(path, a_clock()).level is Level.RUNNING
+    assert person.halt("Ada", "again").level is Level.HALTED
+
+
+def test_a_pause_that_was_under_way_does_not_undo_a_halt(
+    switch: Switch, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = module.os.replace
+
+    def stalling(*arguments: object) -> None:
+        monkeypatch.setattr(module.os, "replace", real)
+        halt_without_the_lock(path, monkeypatch)
+        real(*arguments)
+
+    monkeypatch.setattr(module.os, "replace", stalling)
+    assert switch.pause("Ada", "lunch").level is Level.HALTED
+    assert (switch.read().by, switch.read().why) == ("dpa kill", "panic")
+
+
+def test_a_halt_that_could_not_be_written_is_not_resumed_over_another_one(
+    switch: Switch, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    switch.pause("Ada", "lunch")
+    with monkeypatch.context() as full:
+        full.setattr(module.tempfile, "mkstemp", _full)
+        full.setattr(module.Path, "unlink", _full)
+        with pytest.raises(HaltError, match="only this process is halted"):
+            switch.halt("dealer", "positions differ")
+    seen = switch.read()
+    assert (seen.level, seen.by) == (Level.HALTED, "dealer")
+    Switch(path, a_clock()).halt("dpa kill", "panic")
+    with pytest.raises(UserError, match="by now"):
+        switch.resume("Bob", "fine", seen)
+    assert switch.read().level is Level.HALTED
+    with monkeypatch.context() as full:
+        full.setattr(module.tempfile, "mkstemp", _full)
+        with pytest.raises(HaltError, match="stays HALTED"):
+            switch.resume("Bob", "fine", switch.read())
+    assert switch.read().by == "dealer"
+    assert switch.resume("Bob", "looked", switch.read()).level is Level.RUNNING
+
+
+def _full(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
 
 
 def test_a_hung_writer_does_not_undo_a_halt(switch: Switch, path: Path) -> None:
