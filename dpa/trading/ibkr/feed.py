@@ -11,6 +11,7 @@ from dpa.config import IbkrConfig
 from dpa.errors import DataError, TransientError
 from dpa.trading.bars import BarBuilder, Piece
 from dpa.trading.feed import FeedBar
+from dpa.trading.hours import speak_of
 from dpa.trading.ibkr import codes
 from dpa.trading.ibkr.callbacks import Listener
 from dpa.trading.ibkr.client import TwsClient
@@ -22,6 +23,7 @@ from dpa.trading.ibkr.ticks import PieceStream, QuoteStream
 from dpa.trading.types import Quote
 
 SILENCE = timedelta(seconds=30)  # without any tick, then everything is subscribed anew
+HALF_TOLD = timedelta(seconds=5)  # after a farm is well: then who lacks a side is asked for anew
 RETRY = timedelta(seconds=60)  # until a refused symbol is tried again
 _PERIOD_SECONDS = 600.0  # of the limit on requests for bars
 _QUOTES = ("reqMktData", "cancelMktData")
@@ -89,6 +91,7 @@ class IbkrFeed(Listener):
         self._quiet_since: datetime | None = None
         self._quote_work: asyncio.Task[None] | None = None
         self._bar_work: asyncio.Task[None] | None = None
+        self._dark = False  # TWS has no quotes for us
         self._stale = False  # what is subscribed may not be what should be
         self._kind_told = False
         self._dropped: list[tuple[str, int]] = []  # (method, number) still to be cancelled
@@ -254,12 +257,19 @@ class IbkrFeed(Listener):
 
     def _drop(self, symbol: str) -> None:
         """Follow a symbol no more."""
-        self._quotes.pop(symbol, None)
+        self._drop_quotes(symbol)
         self._pieces.pop(symbol, None)
-        for method in _CANCELS:
-            number = self._numbers.pop((method, symbol), None)
-            if number is not None:
-                self._dropped.append((method, number))
+        for method, _ in _BARS.values():
+            self._forget(method, symbol)
+
+    def _drop_quotes(self, symbol: str) -> None:
+        self._quotes.pop(symbol, None)
+        self._forget(_QUOTES[0], symbol)
+
+    def _forget(self, method: str, symbol: str) -> None:
+        number = self._numbers.pop((method, symbol), None)
+        if number is not None:
+            self._dropped.append((method, number))
 
     async def _cancel_dropped(self) -> None:
         while self._dropped:
@@ -346,6 +356,24 @@ class IbkrFeed(Listener):
         overdue = [symbol for symbol, moment in self._retry_at.items() if now >= moment]
         if overdue:
             self._again(overdue)
+        self._ask_both_sides(now)
+
+    def _ask_both_sides(self, now: datetime) -> None:
+        """Quotes are subscribed anew of which not both sides came for a while."""
+        if self._dark or self._quiet_since is None or not self._in_session(now):
+            return
+        waited = now - self._quiet_since
+        half = [
+            symbol
+            for symbol, stream in self._quotes.items()
+            if stream.half_told
+            and symbol not in self._retry_at
+            and waited >= (HALF_TOLD if stream.suspended else SILENCE)
+        ]
+        for symbol in half:
+            self._drop_quotes(symbol)
+        if half:
+            self._mend()
 
     def _again(self, symbols: Sequence[str]) -> None:
         for symbol in symbols:
@@ -362,11 +390,12 @@ class IbkrFeed(Listener):
 
     def _in_session(self, now: datetime) -> bool:
         instruments = (self._contracts.get(symbol) for symbol in self._quotes)
-        hours = (span for i in instruments if i is not None for span in i.liquid_hours)
-        return any(opens <= now < closes for opens, closes in hours)
+        hours = [span for i in instruments if i is not None for span in i.liquid_hours]
+        return not speak_of(hours, now) or any(opens <= now < closes for opens, closes in hours)
 
     def link_lost(self, why: str) -> None:
         """Nothing that came before may be traded on."""
+        self._dark = True
         for stream in self._quotes.values():
             stream.suspend()
 
@@ -374,6 +403,7 @@ class IbkrFeed(Listener):
         """Subscribe anew where TWS has forgotten us; elsewhere the silence is watched."""
         if not self._symbols:
             return
+        self._dark = False
         if data_lost:
             self._forget_streams()
             self._mend()
@@ -384,9 +414,11 @@ class IbkrFeed(Listener):
         """Lost servers and farms: quotes count again when they move again."""
         link = LINK_CODES.get(code)
         if link is LinkCode.DOWN or code == codes.QUOTE_FARM_DOWN:
+            self._dark = True
             for stream in self._quotes.values():
                 stream.suspend()
         elif code == codes.QUOTE_FARM_UP:
+            self._dark = False
             self._quiet_since = self._clock.now()
 
 

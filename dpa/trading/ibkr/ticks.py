@@ -37,7 +37,8 @@ class QuoteStream:
     def __init__(self, symbol: str, clock: Clock, refused: Refused) -> None:
         self.symbol, self.number = symbol, 0
         self.newest_at: datetime | None = None
-        self.suspended = False  # nothing that came before may be traded on
+        self._awaited = {"bid", "ask"}  # sides that were not told, or must be told anew
+        self._interrupted = False
         self._clock = clock
         self._refused = refused
         self._prices: dict[str, Decimal | None] = {"bid": None, "ask": None, "last": None}
@@ -73,9 +74,22 @@ class QuoteStream:
         self.newest_at = self._clock.now()
         self._quote = None
 
+    @property
+    def suspended(self) -> bool:
+        """Whether nothing that came before may be traded on, and not both sides came since."""
+        return self._interrupted and self.half_told
+
+    @property
+    def half_told(self) -> bool:
+        """Whether a side was not told yet; "there is none" is told."""
+        return bool(self._awaited)
+
     def suspend(self) -> None:
-        """What came before may be traded on no more, until the market speaks again."""
-        self.suspended, self._quote = True, None
+        """Forget both sides: what came before may be traded on no more."""
+        self._prices |= {"bid": None, "ask": None}
+        self._sizes = {"bid_size": 0, "ask_size": 0}
+        self._awaited, self._interrupted = {"bid", "ask"}, True
+        self._quote = None
 
     def price(self, tick: int, price: float, size: float) -> None:
         """A price and its size; -1 and 0 mean that there is none."""
@@ -83,6 +97,7 @@ class QuoteStream:
         if not name:
             return
         self._mark(tick)
+        self._awaited.discard(name)
         self._prices[name] = Decimal(str(price)) if 0 < price < _ALIKE else None
         if name != "last":
             self._sizes[f"{name}_size"] = _whole(size)
@@ -111,7 +126,6 @@ class QuoteStream:
         self._delayed, self._quote = kind != LIVE, None
 
     def _mark(self, tick: int) -> None:
-        self.suspended = False
         if tick in DELAYED:
             self._delayed = True
 

@@ -264,6 +264,26 @@ def test_a_broken_data_farm_suspends_quotes_until_they_move() -> None:  # fault 
     run(scenario)
 
 
+def test_a_symbol_that_stays_silent_after_its_farm_is_back_is_subscribed_anew() -> None:
+    async def scenario() -> None:  # fault 11
+        async with following() as (r, feed):
+            r.fault(do="farm", seconds=5)
+            await r.settle()
+            r.fault(do="quotes", how="stale", symbol=r.symbol)
+            numbers = dict(feed._numbers)
+            await go_on(r, feed, 5)
+            assert not feed.quotes()[r.symbol].sound
+            assert feed._numbers == numbers
+            await go_on(r, feed, 15)
+            await settled(r, feed)
+            quotes, bars = ("reqMktData", r.symbol), ("reqRealTimeBars", r.symbol)
+            assert feed._numbers[quotes] != numbers[quotes]
+            assert feed._numbers[bars] == numbers[bars]
+            assert feed.quotes()[r.symbol].sound
+
+    run(scenario)
+
+
 def test_silence_is_ended_by_subscribing_anew() -> None:  # fault 11
     async def scenario() -> None:
         async with following() as (r, feed):
