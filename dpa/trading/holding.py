@@ -227,7 +227,7 @@ class Holding:
 
         assert self.journal is not None
         settings, keeps_time = self.settings, self.start.keeper is not None
-        pace = 0 if keeps_time else int(settings.trading.messages_per_second)
+        pace = 0.0 if keeps_time else settings.trading.messages_per_second
         client = TwsClient(settings.ibkr, self.clock, pace)
         link = IbkrBroker(settings.ibkr, self.clock, client, self._sleep)
         self.broker = link  # so that it is closed whatever follows

@@ -173,7 +173,7 @@ async def _connected(arguments: argparse.Namespace, places: Places, clock: Syste
         from dpa.trading.ibkr.client import TwsClient
 
         ibkr = settings.ibkr
-        pace = int(settings.trading.messages_per_second)
+        pace = settings.trading.messages_per_second
         client = TwsClient(ibkr, clock, pace, client_id=ibkr.client_id + KILL_CLIENTS)
         broker = IbkrBroker(ibkr, clock, client, only_cancels=True)
     try:

@@ -7,6 +7,7 @@ import asyncio
 import importlib
 import importlib.util
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -90,7 +91,7 @@ class TwsClient:
     ----------
     settings : IbkrConfig
     clock : Clock
-    messages_per_second : int
+    messages_per_second : float
         Sent at most; TWS takes 50. They are spread over the second, so that it does not see too
         many in one when it reads a little late. 0: no limit, for simulated time.
     client_id : int, optional
@@ -102,7 +103,7 @@ class TwsClient:
         self,
         settings: IbkrConfig,
         clock: Clock,
-        messages_per_second: int = 45,
+        messages_per_second: float = 45.0,
         client_id: int | None = None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
@@ -110,7 +111,7 @@ class TwsClient:
         self.clock = clock
         self.client_id = settings.client_id if client_id is None else client_id
         self.callbacks = Callbacks(clock)
-        self.pace = Pace(-(-messages_per_second // _SLICES), clock, sleep, 1.0 / (_SLICES - 1))
+        self.pace = _spread(messages_per_second, clock, sleep)
         self.library: Library | None = None
         self.unreadable = 0
         self._client: Any = None
@@ -167,7 +168,11 @@ class TwsClient:
             client = self.library.client(self.callbacks.wrapper())
             client.MaxRequests = 0  # its own limiter loses what waits, without a word
             self._guard(client)
-            await self._dial(client)
+            try:
+                await self._dial(client)
+            except BaseException:
+                _hang_up(client)  # it may have come through all the same, and would keep our id
+                raise
             self._client = client
 
     async def _dial(self, client: Any) -> None:
@@ -241,10 +246,7 @@ class TwsClient:
         self.callbacks.break_off(TransientError(f"TWS: {why}"))
         self._asked.clear()
         if client is not None:
-            transport = client.conn.transport
-            client.disconnect()
-            if transport is not None:
-                transport.abort()
+            _hang_up(client)
 
     # requests
 
@@ -343,6 +345,23 @@ class TwsClient:
         if number in self.callbacks.streams and self.ready:
             await self.send(Urgency.DATA, method, number)
         self.callbacks.streams.pop(number, None)
+
+
+def _spread(messages_per_second: float, clock: Clock, sleep: Sleep) -> Pace:
+    """A pace that never lets more go in any second, in bursts of a slice of it."""
+    if messages_per_second <= 0:
+        return Pace(0, clock, sleep)
+    burst = math.ceil(messages_per_second / _SLICES)
+    slices = int(messages_per_second // burst)
+    seconds = 1.0 / (slices - 1) if slices > 1 else max(1.0, 1.0 / messages_per_second)
+    return Pace(burst, clock, sleep, seconds)
+
+
+def _hang_up(client: Any) -> None:
+    transport = client.conn.transport
+    client.disconnect()
+    if transport is not None:
+        transport.abort()
 
 
 def _ignore(_: int) -> None:

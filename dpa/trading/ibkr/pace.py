@@ -11,6 +11,7 @@ from dpa.clock import Clock
 from dpa.errors import TransientError
 
 _NAP_SECONDS = 5.0  # then the clock is read again: a simulated one may have run ahead
+_LEAST_SECONDS = 1e-6  # less may not move a simulated clock at all
 Sleep = Callable[[float], Awaitable[None]]
 
 
@@ -61,7 +62,7 @@ class Pace:
     def _wait_seconds(self) -> float:
         """Until a turn is free."""
         now = self._clock.elapsed()
-        while self._taken and now - self._taken[0] >= self._seconds:
+        while self._taken and now >= self._taken[0] + self._seconds:
             self._taken.popleft()
         if now < self._not_before:
             return self._not_before - now
@@ -90,7 +91,7 @@ class Pace:
         while self._waiting:
             seconds = self._wait_seconds()
             if seconds > 0:
-                await self._sleep(min(seconds, _NAP_SECONDS))
+                await self._sleep(min(max(seconds, _LEAST_SECONDS), _NAP_SECONDS))
                 continue
             future = heapq.heappop(self._waiting)[2]
             if not future.done():
