@@ -163,24 +163,30 @@ class IbkrBroker(Listener):
         try:
             await self.client.open()
             self._choose_account()
+            if self._keeper is None and not self._only_cancels:
+                await self._look_around()
         except HaltError as e:
             self.client.close("refused")
             self._refused = True
             self._halt(e, codes.REFUSED)
             raise
         self.client.raise_order_id(self._order_id_above + 1)
-        if self._keeper is None and not self._only_cancels:
-            await self._hear_greeting()
         self.client.opened(data_lost=True)
         self._tell(LinkChanged(self.connected, why, data_lost=True))
 
-    async def _hear_greeting(self) -> None:
-        """TWS says of its servers right after it has taken us in."""
+    async def _look_around(self) -> None:
+        """What must be known of a TWS before anything is asked of it."""
         heard = await self.alive(self.settings.ask_seconds)
         if not heard or not self._servers_up:
             why = "has no connection to its servers" if heard else "does not answer"
             self.client.close(f"TWS {why}")
             raise TransientError(f"TWS {why}", "it is tried again")
+        currency = await snapshot.currency(self.client, self.account)
+        if currency:
+            raise HaltError(
+                f"{self.account}: its money is in {currency}, and everything here counts in USD",
+                "trade an account whose base currency is USD",
+            )
 
     def _choose_account(self) -> None:
         try:
@@ -515,6 +521,9 @@ class IbkrBroker(Listener):
     def commission(self, report: Any) -> None:
         """A fee."""
         fee = read_commission(report)
+        if fee is None:
+            _log.warning("the fee of %s is not known: %s", report.execId, report.commission)
+            return
         self._fees[fee.exec_id] = fee
         _forget(self._fees, lambda _: True)
         self._tell(fee)

@@ -135,11 +135,17 @@ class Contracts:
     def symbol(self, contract: Any) -> str:
         """Symbol of a contract that TWS names, by its number where that is known.
 
-        What is no stock gets a name that no stock has.
+        What is no stock gets a name that no stock has, and so does a listing elsewhere of a
+        company that is traded here: its shares are others, at prices of another currency.
         """
+        number = int(contract.conId)
         if contract.secType not in ("STK", ""):
             return f"{contract.secType}:{contract.localSymbol or contract.conId}"
-        return self._symbols.get(int(contract.conId)) or from_tws(contract.symbol)
+        symbol = self._symbols.get(number) or from_tws(contract.symbol)
+        foreign = contract.currency not in (CURRENCY, "")
+        if number not in self._symbols and (foreign or symbol in self._symbols.values()):
+            return f"STK:{symbol}:{contract.currency or 'unknown'}:{number}"
+        return symbol
 
     def contract(self, symbol: str) -> Any:
         """The library's contract of a symbol.

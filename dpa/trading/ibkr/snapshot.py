@@ -14,6 +14,7 @@ from dpa.trading.ibkr.pace import Urgency
 from dpa.trading.ibkr.words import (
     TAGS,
     Known,
+    other_currency,
     read_account,
     read_completed,
     read_execution,
@@ -82,6 +83,17 @@ async def take(
         commissions=tuple(fees[f.exec_id] for f in fills if f.exec_id in fees),
         account=read_account(account, values),
     )
+
+
+async def currency(client: TwsClient, account: str) -> str:
+    """Ask which currency an account is in; empty: USD, or not told."""
+    number = client.new_id()
+    try:
+        values = await client.ask(number, "reqAccountSummary", "All", ",".join(TAGS))
+        await _no_more(client, number)
+    except (TransientError, RequestFailed):
+        return ""
+    return other_currency(account, values)
 
 
 async def _no_more(client: TwsClient, summary: int) -> list[Any]:

@@ -1,5 +1,6 @@
 """What TWS says of orders, fills and money, in the words of :mod:`dpa.trading.broker`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from decimal import Decimal, InvalidOperation
@@ -8,13 +9,14 @@ from typing import Any
 from dpa.errors import DataError
 from dpa.trading.broker import Account, Margin, OrderSaid
 from dpa.trading.ibkr.codes import STATUSES
-from dpa.trading.ibkr.contracts import decimal
+from dpa.trading.ibkr.contracts import CURRENCY, decimal
 from dpa.trading.types import Commission, Execution, Intent, OrderState, Side, Style
 
 UNSET_INTEGER = 2**31 - 1
 UNSET = 1e300  # what is larger is TWS's way to say "none"
 LOCATE = "locate"
 TAGS = ("NetLiquidation", "TotalCashValue", "BuyingPower")
+Values = Sequence[tuple[str, str, str, str]]  # account, tag, value, currency
 
 
 @dataclass
@@ -119,11 +121,14 @@ def read_execution(contract_symbol: str, execution: Any) -> Execution:
     Raises
     ------
     DataError
-        Its side is neither bought nor sold.
+        Its side is neither bought nor sold, or a number of it is none.
     """
     sides = {"BOT": Side.BUY, "SLD": Side.SELL}
     if execution.side not in sides:
         raise DataError(f"TWS: execution {execution.execId} has side {execution.side!r}")
+    for number in (execution.shares, execution.price):
+        if _money(number) is None:
+            raise DataError(f"TWS: execution {execution.execId} has the number {number}")
     return Execution(
         exec_id=execution.execId,
         account=execution.acctNumber,
@@ -140,15 +145,28 @@ def read_execution(contract_symbol: str, execution: Any) -> Execution:
     )
 
 
-def read_commission(report: Any) -> Commission:
-    """A fee."""
-    return Commission(report.execId, Decimal(str(report.commission)), report.currency or "USD")
+def read_commission(report: Any) -> Commission | None:
+    """A fee; none where TWS writes its way to say "not known"."""
+    amount = _money(report.commission)
+    if amount is None:
+        return None
+    return Commission(report.execId, amount, report.currency or CURRENCY)
 
 
-def read_account(name: str, values: list[tuple[str, str, str, str]]) -> Account:
-    """Money of an account, from its summary."""
-    found = {tag: _money(value) for whose, tag, value, _ in values if whose == name and tag in TAGS}
+def read_account(name: str, values: Values) -> Account:
+    """Money of an account, from its summary; what is not in USD is not known."""
+    found = {
+        tag: _money(value)
+        for whose, tag, value, currency in values
+        if whose == name and tag in TAGS and currency == CURRENCY
+    }
     return Account(name, *(found.get(tag) for tag in TAGS))
+
+
+def other_currency(name: str, values: Values) -> str:
+    """The currency of an account, from its summary; empty: USD, or not told."""
+    told = {c for whose, tag, _, c in values if whose == name and tag in TAGS and c}
+    return "" if CURRENCY in told else ", ".join(sorted(told))
 
 
 def read_margin(state: Any) -> Margin:

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -59,6 +60,24 @@ def test_accounts_that_may_not_be_traded_are_refused_before_the_first_order(
             assert REFUSED in codes(r.events)
             await r.until(lambda: not r.gateway.sessions)
             assert not list(venue.book.all)
+
+    run(scenario)
+
+
+def test_an_account_in_another_currency_is_refused_with_words() -> None:
+    async def scenario() -> None:
+        venue = venue_of()
+        values = venue.accounts.values
+
+        def in_yen(*asked: Any) -> Any:
+            return tuple((tag, value, "JPY") for tag, value, _ in values(*asked))
+
+        venue.accounts.values = in_yen  # type: ignore[method-assign]
+        async with rig(venue=venue, connect=False) as r:
+            with pytest.raises(HaltError, match="JPY"):
+                await r.broker.connect()
+            assert REFUSED in codes(r.events)
+            assert not r.broker.connected
 
     run(scenario)
 

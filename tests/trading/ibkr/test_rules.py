@@ -14,8 +14,11 @@ from dpa.clock import FixedClock
 from dpa.config import IbkrConfig
 from dpa.errors import DataError, HaltError, TransientError
 from dpa.trading.bars import Piece
+from dpa.trading.broker import Account
+from dpa.trading.ibkr.client import TwsClient
 from dpa.trading.ibkr.codes import ORDER_CODES, state_after
 from dpa.trading.ibkr.contracts import (
+    Contracts,
     decimal,
     from_tws,
     parse_hours,
@@ -29,7 +32,14 @@ from dpa.trading.ibkr.pace import Pace, Urgency
 from dpa.trading.ibkr.safety import check_address, choose_account
 from dpa.trading.ibkr.ticks import PieceStream, QuoteStream, bar_moment
 from dpa.trading.ibkr.unexplained import Unexplained
-from dpa.trading.ibkr.words import Known
+from dpa.trading.ibkr.words import (
+    TAGS,
+    Known,
+    other_currency,
+    read_account,
+    read_commission,
+    read_execution,
+)
 from dpa.trading.types import Execution, OrderState, Side
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -147,7 +157,70 @@ def test_prices_survive_the_wire_exactly(price: Decimal) -> None:
     assert decimal(float(str(price))) == price
 
 
+# money
+
+
+@pytest.mark.parametrize("value", [1.7976931348623157e308, float("nan"), float("inf")])
+def test_a_number_that_is_none_is_no_fee_and_no_fill(value: float) -> None:
+    report = SimpleNamespace(execId="a.b.01.01", commission=value, currency="USD")
+    assert read_commission(report) is None
+    fill = SimpleNamespace(execId="a.b.01.01", side="BOT", shares=1.0, price=value)
+    with pytest.raises(DataError, match=r"a\.b\.01\.01"):
+        read_execution("A", fill)
+
+
+def test_money_of_another_currency_is_not_counted_as_usd() -> None:
+    told = [("DU1", tag, "150000000", "JPY") for tag in TAGS]
+    assert other_currency("DU1", told) == "JPY"
+    assert read_account("DU1", told) == Account("DU1", None, None, None)
+    usd = [("DU1", tag, "1000", "USD") for tag in TAGS]
+    assert other_currency("DU1", usd) == other_currency("DU1", []) == ""
+    assert read_account("DU1", usd) == Account("DU1", *3 * (Decimal(1000),))
+
+
+@pytest.mark.parametrize(
+    ("number", "ticker", "currency", "name"),
+    [
+        (111, "SHOP", "USD", "SHOP"),
+        (222, "SHOP", "CAD", "STK:SHOP:CAD:222"),
+        (222, "SHOP", "USD", "STK:SHOP:USD:222"),
+        (333, "BRK B", "USD", "BRK.B"),
+        (333, "BRK B", "EUR", "STK:BRK.B:EUR:333"),
+    ],
+)
+def test_only_the_listing_that_was_learned_has_its_symbol(
+    number: int, ticker: str, currency: str, name: str
+) -> None:
+    contracts = Contracts(TwsClient(IbkrConfig(), FixedClock(NOON)))
+    contracts._symbols = {111: "SHOP"}
+    told = SimpleNamespace(secType="STK", conId=number, symbol=ticker, currency=currency)
+    assert contracts.symbol(told) == name
+
+
 # pace
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(0.2, 60))
+def test_in_no_second_leaves_more_than_was_allowed(most: float) -> None:  # fault 19
+    clock = FixedClock(NOON)
+    moments: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        clock.advance(seconds)
+
+    async def scenario() -> None:
+        pace = TwsClient(IbkrConfig(), clock, most, sleep=sleep).pace
+        for _ in range(100):
+            await pace.turn(Urgency.ORDER)
+            moments.append(clock.elapsed())
+
+    asyncio.run(scenario())
+    seconds = max(1.0, 1 / most)
+    allowed = max(int(most), 1)
+    for k in range(len(moments) - allowed):
+        assert moments[k + allowed] - moments[k] >= seconds - 1e-6
+    assert moments[-1] - moments[0] <= 100 / min(most, 1) + 100 * 2 / most
 
 
 @settings(max_examples=50, deadline=None)
@@ -283,6 +356,23 @@ def test_prices_that_mean_none_are_none(price: float) -> None:  # fault 23
     assert stream.quote is not None
     assert stream.quote.ask is None
     assert not stream.quote.sound
+
+
+def test_after_a_silence_both_sides_must_come_anew() -> None:  # faults 11, 23
+    stream = quotes()
+    stream.price(1, 99.9, 300)
+    stream.price(2, 100.1, 300)
+    stream.suspend()
+    stream.price(4, 90.0, 100)
+    stream.size(3, 500)
+    stream.price(1, 89.9, 300)
+    assert stream.quote is not None
+    assert (stream.quote.bid, stream.quote.ask) == (Decimal("89.9"), None)
+    assert not stream.quote.sound
+    assert stream.suspended
+    stream.price(2, 90.1, 300)
+    assert stream.quote.sound
+    assert stream.quote.mid == 90
 
 
 @pytest.mark.parametrize(("rate", "shortable"), [(3.0, True), (2.0, False), (1.0, False)])
