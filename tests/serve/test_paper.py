@@ -170,9 +170,11 @@ def test_a_day_with_a_killed_actor_a_pause_and_a_kill_ends_with_the_gateways_boo
     assert killed.returncode == 0, killed.stderr
     assert "the broker has no open orders" in killed.stdout
     run.until(lambda s: s["level"] == "HALTED" and s["orders"] == [], "the halt")
-    assert run.process.wait(PATIENCE) == 0, run.log.read_text()
+    run.process.send_signal(signal.SIGINT)
+    assert run.process.wait(PATIENCE) == 130, run.log.read_text()
 
     said = run.log.read_text()
+    assert "stopping" in said
     assert re.search(r"the journal and the gateway agree: \d+ fills", said), said
     places = Places(run.storage)
     with Journal.reader(places.journal) as journal:
