@@ -23,6 +23,7 @@ from dpa.trading.ibkr.callbacks import Listener, RequestFailed
 from dpa.trading.ibkr.client import REQUEST_IDS, TwsClient
 from dpa.trading.ibkr.codes import LINK_CODES, LinkCode, OrderCode
 from dpa.trading.ibkr.contracts import Contracts
+from dpa.trading.ibkr.only_ours import cancel_ours
 from dpa.trading.ibkr.outages import expected_outage
 from dpa.trading.ibkr.pace import Sleep, Urgency
 from dpa.trading.ibkr.safety import choose_account
@@ -68,8 +69,8 @@ class IbkrBroker(Listener):
     jitter : callable
         A number of [0, 1).
     only_cancels : bool
-        For a kill: an account that may not be traded is no reason to leave its orders alone, so
-        the connection stays, and takes no orders.
+        For a kill: a login that may not be traded is no reason to leave our orders there alone,
+        so the connection stays, and takes no orders.
     """
 
     name = "ibkr"
@@ -96,6 +97,7 @@ class IbkrBroker(Listener):
         self._fees: dict[str, Commission] = {}
         self._halted: HaltError | None = None
         self._refused = False
+        self._forbidden = False  # the login, but for cancels of our own
         self._servers_up = True
         self._lost_here = False  # the servers, on this very connection
         self._order_id_above = 0
@@ -194,6 +196,7 @@ class IbkrBroker(Listener):
         except HaltError as e:
             if not self._only_cancels:
                 raise
+            self._forbidden = True
             self._halt(e, codes.REFUSED)
 
     async def close(self) -> None:
@@ -330,9 +333,18 @@ class IbkrBroker(Listener):
     async def cancel_all(self) -> None:
         """Ask for the end of every order of every client, and of those made by hand.
 
-        Orders that wait for their turn are given back: none leaves after it.
+        Orders that wait for their turn are given back: none leaves after it. On a login that may
+        not be traded, where accounts other than ours have orders, only ours are cancelled.
+
+        Raises
+        ------
+        TransientError
+            Nothing was sent; or orders are left, and it says which.
         """
         self._cancelled_all += 1
+        if self._forbidden:
+            async with self._asking:
+                await cancel_ours(self.client, self.contracts.symbol)
         await self.client.turn(Urgency.CANCEL)
         self._hand_over("reqGlobalCancel")
 

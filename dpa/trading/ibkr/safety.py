@@ -85,6 +85,12 @@ def choose_account(settings: IbkrConfig, managed: Sequence[str], before: str | N
     return account
 
 
+def is_ours(settings: IbkrConfig, account: str) -> bool:
+    """Whether orders of an account can be dpa's: it is the one named, or a paper account."""
+    named = settings.account or settings.arm_live
+    return account == named if named is not None else account.startswith(_PAPER)
+
+
 def _only(managed: Sequence[str]) -> str:
     traded = [account for account in managed if not _ADVISER.fullmatch(account)]
     if len(traded) == 1:

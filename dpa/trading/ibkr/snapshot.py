@@ -85,6 +85,21 @@ async def take(
     )
 
 
+async def ask_open_orders(client: TwsClient, name: Name) -> tuple[OrderSaid, ...]:
+    """Ask which orders are open, of every client and account.
+
+    Raises
+    ------
+    TransientError
+        TWS did not tell.
+    """
+    try:
+        told = await client.ask("open orders", "reqAllOpenOrders")
+    except RequestFailed as e:
+        raise TransientError(f"TWS did not tell which orders are open: {e.what}") from e
+    return _orders(told, name)[0]
+
+
 async def currency(client: TwsClient, account: str) -> str:
     """Ask which currency an account is in; empty: USD, or not told."""
     number = client.new_id()

@@ -1,6 +1,7 @@
 """Connecting, losing the connection, and refusing what may not be traded."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -575,6 +576,39 @@ def test_a_kill_reaches_the_orders_of_an_account_that_may_not_be_traded() -> Non
             assert snapshot.complete
             assert snapshot.open_orders == ()
             assert r.truth(order)[0].status == "Cancelled"
+            await killer.close()
+
+    run(scenario)
+
+
+def test_a_kill_leaves_the_orders_of_accounts_alone_that_may_not_be_traded() -> None:
+    async def scenario() -> None:  # faults 28, 33
+        async with rig(venue=venue_of(Traits(accounts=("DU1234567",)))) as r:
+            order = await r.place(away=True)
+            r.fault(do="accounts", accounts=["DU1234567", "U7654321"])
+            armed = r.broker.settings.model_copy(update={"arm_live": "U7654321"})
+            other = IbkrBroker(armed, r.clock, TwsClient(armed, r.clock, 0, client_id=5))
+            await other.connect()
+            await other.instruments([r.symbol])
+            stop = r.order(away=True)
+            stop = replace(stop, intent=replace(stop.intent, account="U7654321"))
+            await other.place(stop)
+            assert await other.alive(BOUND)
+            client = TwsClient(r.broker.settings, r.clock, 0, client_id=999)
+            killer = IbkrBroker(r.broker.settings, r.clock, client, only_cancels=True)
+            await killer.connect()
+            with pytest.raises(
+                TransientError, match=f"not cancelled: DU1234567.*{order.ref}.*in use"
+            ):
+                await killer.cancel_all()  # its client is still connected, and is halted itself
+            assert r.truth(order)[0].status == r.truth(stop)[0].status == "Submitted"
+            await r.broker.close()
+            with pytest.raises(TransientError, match=f"left alone: U7654321.*{stop.ref}") as told:
+                await killer.cancel_all()
+            assert order.ref not in str(told.value)
+            assert r.truth(order)[0].status == "Cancelled"
+            assert r.truth(stop)[0].status == "Submitted"
+            await other.close()
             await killer.close()
 
     run(scenario)
