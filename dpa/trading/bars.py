@@ -14,7 +14,8 @@ from dpa.market.panel import Panel
 from dpa.trading.feed import FeedBar
 
 PIECE = timedelta(seconds=5)
-LEAST_COVERED = 0.5  # share of its pieces that a bar must have been built from
+LEAST_COVERED = 0.9  # share of its pieces that a bar must have been built from
+NEWEST = 2 * PIECE  # before the close at the latest: then its newest piece must have begun
 _AROUND = pd.Timedelta(10, "D")
 
 
@@ -69,6 +70,10 @@ class _Building:
     pieces: int = 0
     last: datetime | None = None
 
+    def reaches(self, closes: datetime) -> bool:
+        """Whether its newest piece is of the end of the bar."""
+        return self.last is not None and self.last >= closes - NEWEST
+
     def take(self, piece: Piece) -> None:
         self.pieces, self.last = self.pieces + 1, piece.start
         if piece.volume <= 0:
@@ -105,9 +110,10 @@ class BarBuilder:
 
     Notes
     -----
-    A symbol has a bar where at least half of its pieces came and anything was traded in them; it
-    is *missing* where fewer came. Pieces of a bar that was given already are counted and dropped;
-    a piece that comes a second time replaces nothing.
+    A symbol has a bar where nine tenths of its pieces came, one of the last two among them, and
+    anything was traded; it is *missing* where fewer came, or where none came at the end: its
+    close would be the price of an earlier moment. Pieces of a bar that was given already are
+    counted and dropped; a piece that comes a second time replaces nothing.
     """
 
     def __init__(
@@ -187,7 +193,7 @@ class BarBuilder:
         missing = []
         for symbol, k in self._place.items():
             bar = built.get(symbol)
-            if bar is None or bar.pieces < wanted:
+            if bar is None or bar.pieces < wanted or not bar.reaches(closes):
                 missing.append(symbol)
             elif bar.volume > 0:
                 for name, array in rows.items():

@@ -86,10 +86,20 @@ def test_nothing_traded_is_no_price_and_not_missing():
     assert not bar.panel.mask[0, 1]
 
 
-@pytest.mark.parametrize(("n_skipped", "missing"), [(30, ()), (31, ("AAA",))])
-def test_a_bar_of_which_more_than_half_was_not_seen_is_missing(n_skipped, missing):
+@pytest.mark.parametrize(
+    ("skipped", "missing"),
+    [
+        (range(6), ()),
+        (range(7), ("AAA",)),
+        (range(0, 60, 10), ()),
+        (range(59, 60), ()),
+        (range(58, 60), ("AAA",)),  # its close would be ten seconds old
+        (range(30, 60), ("AAA",)),
+    ],
+)
+def test_a_bar_of_which_a_tenth_or_the_end_was_not_seen_is_missing(skipped, missing):
     builder = make_builder(("AAA",))
-    fill(builder, "AAA", skip=range(n_skipped))
+    fill(builder, "AAA", skip=skipped)
     (bar,) = builder.due(CLOSE + 5 * S)
     assert bar.missing == missing
     assert bool(np.isnan(bar.panel.prices[0, 0])) == bool(missing)
@@ -160,7 +170,7 @@ def test_bars_are_those_summed_up_by_hand_however_often_one_asks(data):
         make_piece(symbol, OPEN + 5 * k * S, float(rng.uniform(50, 150)), float(rng.integers(0, 3)))
         for k in range(360)
         for symbol in symbols
-        if rng.random() < 0.8
+        if rng.random() < 0.92
     ]
     builder, given_bars = make_builder(symbols), []
     asks = set(data.draw(st.lists(st.integers(0, len(pieces) - 1), max_size=30)))
@@ -179,8 +189,9 @@ def test_bars_are_those_summed_up_by_hand_however_often_one_asks(data):
             mine = [p for p in pieces if p.symbol == symbol
                     and ends - timedelta(minutes=5) <= p.start < ends]  # fmt: skip
             traded = [p for p in mine if p.volume > 0]
-            assert (symbol in bar.missing) == (len(mine) < 30)
-            if len(mine) >= 30 and traded:
+            ended = any(p.start >= ends - 10 * S for p in mine)
+            assert (symbol in bar.missing) == (len(mine) < 54 or not ended)
+            if symbol not in bar.missing and traded:
                 assert bar.panel.open[0, k] == traded[0].open
                 assert bar.panel.high[0, k] == max(p.high for p in traded)
                 assert bar.panel.low[0, k] == min(p.low for p in traded)
