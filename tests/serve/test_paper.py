@@ -4,6 +4,7 @@ The day is disturbed as days are: the actor is killed, a person pauses and resum
 is tried, and in the end the kill switch is pulled by a process of its own.
 """
 
+import argparse
 import json
 import os
 import re
@@ -15,14 +16,18 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dpa.clock import SystemClock
+from dpa.config import Settings
 from dpa.market.shard_files import write_shards
 from dpa.trading.journal import Journal
 from dpa.trading.places import Places
+from dpa.trading.types import Position
 from serve import paper
 from tests.serving.served import BEGUN, TREE, make_bundles
 
@@ -183,3 +188,23 @@ def test_a_day_with_a_killed_actor_a_pause_and_a_kill_ends_with_the_gateways_boo
         assert len({order.ref for order in orders}) == len(orders)
     written = sorted(path.name for path in places.reports.rglob("report.*"))
     assert written == ["report.html", "report.json", "report.txt"]
+
+
+def test_a_second_run_gives_the_gateway_what_the_journal_holds(tmp_path):
+    storage = tmp_path / "paper"
+    places = Places(storage)
+    places.make()
+    plan = paper.Plan(argparse.Namespace(), Settings(), storage, "bundle", tmp_path / "bars")
+    assert paper._books(plan) is None
+    held = Position("DU1234567", "BRK.B", Decimal(-7), Decimal("99.50"))
+    with Journal(places.journal, SystemClock()) as journal:
+        journal.set_value("account", "DU1234567")
+        journal.set_baseline("DU1234567", (held,), Decimal("1234.56"), "a test")
+    written = paper._books(plan)
+    assert written is not None
+    assert json.loads(written.read_text())["accounts"] == {
+        "DU1234567": {
+            "cash": "1234.56",
+            "positions": {"BRK.B": {"shares": "-7", "average_cost": "99.50"}},
+        }
+    }
