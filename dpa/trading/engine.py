@@ -39,7 +39,7 @@ from dpa.trading.events import (
     Valued,
 )
 from dpa.trading.exits import Exits, ageing_id
-from dpa.trading.feed import Feed, FeedBar
+from dpa.trading.feed import Feed, FeedBar, SharesLines
 from dpa.trading.hours import BarCloses, Hours
 from dpa.trading.intents import Leg, Price, Target, intent_for, next_leg
 from dpa.trading.ledger import Ledger
@@ -239,7 +239,10 @@ class Engine:
         await self._dealer.let_go()
         now = self._clock.now()
         quotes = self._feed.quotes()
-        self._book.see_positions(self._dealer.ledger.positions, now)
+        positions = self._dealer.ledger.positions
+        self._book.see_positions(positions, now)
+        if isinstance(self._feed, SharesLines):
+            self._feed.hold(positions)
         for bar in self._feed.due(now):
             self._take(bar, quotes, now)
         await self._hear()

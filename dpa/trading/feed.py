@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from dpa.market.panel import Panel
 from dpa.trading.types import Quote
@@ -29,6 +29,15 @@ class FeedBar:
     known_at: datetime
     missing: tuple[str, ...] = ()
     late: bool = False
+
+
+@runtime_checkable
+class SharesLines(Protocol):
+    """A feed that may have fewer lines than symbols."""
+
+    def hold(self, held: Collection[str]) -> None:
+        """From now on these are held: they get lines before all others. Never waits."""
+        ...
 
 
 class Feed(Protocol):

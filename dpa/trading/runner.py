@@ -19,7 +19,7 @@ from dpa.errors import ClusterUnavailable, ConfigError, HaltError, OutcomeUnknow
 from dpa.trading.clocks import VirtualClock
 from dpa.trading.engine import Engine
 from dpa.trading.events import Alert, Event, Severity
-from dpa.trading.feed import Feed, FeedBar
+from dpa.trading.feed import Feed, FeedBar, SharesLines
 from dpa.trading.switch import Level, Switch
 from dpa.trading.types import Instrument, Quote
 
@@ -313,6 +313,11 @@ class MomentFeed:
     async def stop(self) -> None:
         """See :class:`~dpa.trading.feed.Feed`."""
         await self._feed.stop()
+
+    def hold(self, held: Collection[str]) -> None:
+        """See :class:`~dpa.trading.feed.SharesLines`."""
+        if isinstance(self._feed, SharesLines):
+            self._feed.hold(held)
 
     def due(self, now: datetime) -> tuple[FeedBar, ...]:
         """See :class:`~dpa.trading.feed.Feed`."""

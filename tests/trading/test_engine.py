@@ -351,6 +351,22 @@ def test_a_graph_that_halts_the_account_halts_trading():
     assert [a.kind for a in desk.of(Alert)] == ["risk-halted"]
 
 
+def test_a_feed_is_told_what_is_held():
+    told = []
+
+    class Shared(ReplayFeed):
+        def hold(self, held):
+            if not told or told[-1] != set(held):
+                told.append(set(held))
+
+    panel = make_panel()
+    plan = script({(9, 35): {"AAA": 100, "BBB": 100}, (9, 45): {"AAA": 0, "BBB": 100}})
+    Desk(panel, plan, feed=lambda clock: Shared(panel, clock)).run(until=utc(9, 56))
+    assert told[0] == set()
+    assert {"AAA", "BBB"} in told
+    assert told[-1] == {"BBB"}
+
+
 # prices that are not there
 
 

@@ -355,8 +355,13 @@ def test_quotes_are_dated_by_the_moment_they_are_for():
         def quotes(self):
             return self.now
 
+        def hold(self, held):
+            self.held = held
+
     feed = Feed()
     moments = MomentFeed(feed, clock)
+    moments.hold(["AAA"])
+    assert feed.held == ["AAA"]
     feed.now = {"AAA": Quote("AAA", utc(9, 29, 55), Decimal(99), Decimal(100))}
     assert moments.quotes()["AAA"].time == utc(9, 30)
     clock.move_to(utc(9, 30, 5))

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -121,8 +121,8 @@ class IbkrFeed(Listener):
         self._builder = BarBuilder(
             self._symbols, self._interval, self._calendar, self._wait_seconds, self._clock.now()
         )
-        await self._contracts.learn([s for s in self._symbols if self._contracts.get(s) is None])
-        self._unknown = {s for s in self._symbols if self._contracts.get(s) is None}
+        self._unknown = set()
+        await self._learn(self._symbols)
         await self._mend()
 
     async def stop(self) -> None:
@@ -137,10 +137,14 @@ class IbkrFeed(Listener):
         if self._client.ready:
             await self._cancel_dropped()
 
-    async def hold(self, held: Collection[str]) -> None:
-        """Positions have changed: they get lines, at the cost of others."""
-        self._held = frozenset(held)
-        await self._mend()
+    def hold(self, held: Collection[str]) -> None:
+        """Positions have changed: they get quotes, at the cost of others where lines are few.
+
+        What is held and is none of the symbols followed gets quotes, too, and no bars.
+        """
+        if self._held != frozenset(held):
+            self._held = frozenset(held)
+            self._mend()
 
     def due(self, now: datetime) -> tuple[FeedBar, ...]:
         """Bars not given before that are whole, or overdue, at `now`; each once, in order."""
@@ -181,6 +185,7 @@ class IbkrFeed(Listener):
             self._bar_work = asyncio.get_running_loop().create_task(self._settle_bars())
 
     async def _settle_quotes_once(self) -> None:
+        await self._learn(s for s in self._held if s not in self._symbols)
         chosen = self._chosen()
         for symbol in [s for s in self._quotes if s not in chosen]:
             self._drop(symbol)
@@ -197,8 +202,16 @@ class IbkrFeed(Listener):
                 return
 
     def _chosen(self) -> tuple[str, ...]:
-        wanted = [s for s in self._symbols if s not in self._unknown]
+        """Who has a line keeps it, as far as what is held leaves any."""
+        others = sorted(s for s in self._held if s not in self._symbols and self._contracts.get(s))
+        wanted = [s for s in (*self._symbols, *others) if s not in self._unknown]
+        wanted.sort(key=lambda symbol: symbol not in self._quotes)
         return self._lines.choose(wanted, self._held)
+
+    async def _learn(self, symbols: Iterable[str]) -> None:
+        asked = [s for s in symbols if s not in self._unknown and self._contracts.get(s) is None]
+        if asked:
+            self._unknown |= set(asked) - set(await self._contracts.learn(asked))
 
     async def _follow(self, symbol: str) -> None:
         stream = QuoteStream(symbol, self._clock, self._quote_refused)
@@ -223,7 +236,8 @@ class IbkrFeed(Listener):
         lacking = (
             s
             for s in self._chosen()
-            if s in self._quotes and s not in self._pieces and s not in self._retry_at
+            if s in self._symbols and s in self._quotes
+            if s not in self._pieces and s not in self._retry_at
         )
         return next(lacking, None)
 

@@ -217,12 +217,34 @@ def test_lines_that_are_few_go_to_what_is_held(source: str, each: int) -> None: 
             assert set(feed.quotes()) == set(held)
             assert set(feed.unfollowed) == set(feed.symbols) - set(held)
             first = venue.market.panel.names[0]
-            await feed.hold([first, held[0]])
+            feed.hold([first, held[0]])
             for _ in range(20):
                 await settled(r, feed)
             assert set(feed.quotes()) == {first, held[0]}
             bars = await go_on(r, feed, 610)
             assert set(bars[-1].missing) == set(feed.unfollowed)
+
+    run(scenario)
+
+
+def test_what_is_held_is_quoted_whatever_else_is_followed() -> None:
+    async def scenario() -> None:  # fault 21
+        async with following(venue_of(market=market_of(6)), market_data_lines=4) as (r, feed):
+            names = r.venue.market.panel.names
+            await feed.start(names[:3])
+            await settled(r, feed)
+            assert set(feed.quotes()) == set(names[:2])
+            feed.hold([names[5], "OPT:x"])
+            await settled(r, feed)
+            await settled(r, feed)
+            assert set(feed.quotes()) == {names[0], names[5]}
+            assert set(feed._pieces) == {names[0]}
+            await go_on(r, feed, 30)
+            assert feed.quotes()[names[5]].sound
+            feed.hold([])
+            await settled(r, feed)
+            await settled(r, feed)
+            assert set(feed.quotes()) == set(names[:2])
 
     run(scenario)
 
