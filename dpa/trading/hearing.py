@@ -134,8 +134,8 @@ class Hearing:
         """Believe the journal only: something was not written that was held to be."""
         self._live.load()
         self._booked.clear()
+        self.ask = self.ask or bool(self._withheld)  # whose words are told again, then
         self._withheld.clear()
-        self.ask = True
 
     def _make_fact(self, event: BrokerEvent) -> None:
         match event:
