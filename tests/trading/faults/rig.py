@@ -37,7 +37,7 @@ from dpa.trading.reconcile import Reconciliation
 from dpa.trading.switch import Level, Switch
 from dpa.trading.types import Execution, Instrument, Intent, Order, Purpose, Quote, Side, Style
 from tests.trading.dealing import settings as wide_settings
-from tests.trading.ibkr.rig import BOUND, VenueTime
+from tests.trading.ibkr.rig import VenueTime
 
 ASK_SECONDS = 5.0  # by the machine's clock; tests of silence shorten it
 ZERO = Decimal(0)
@@ -213,11 +213,18 @@ class Floor:
         if not self.lives:
             return
         life = self.trader
+        works = [life.feed._quote_work, life.feed._bar_work, life.feed._bar_pace._pump]
+        for work in works:
+            if work is not None:
+                work.cancel()
         await life.broker.close()
         life.journal.close()
         self.unreadable += life.broker.client.unreadable
-        while self.gateway.sessions:
+        for _ in range(5000):
+            if not self.gateway.sessions:
+                return
             await asyncio.sleep(0.001)
+        raise AssertionError(f"still connected: {self.gateway.sessions}")
 
     async def again(self) -> Reconciliation:
         """Dies, and is started again."""
@@ -231,7 +238,7 @@ class Floor:
         for _ in range(2):
             await self._idle()
             if self.broker.client.ready and not self.venue.traits.mute:
-                await self.broker.alive(BOUND)
+                await self.broker.alive(self.broker.settings.ask_seconds)
             await self.gateway.settled()
 
     async def _idle(self) -> None:
@@ -377,8 +384,7 @@ class Floor:
             if e["account"] == self.broker.account
         }
         assert mine.items() <= theirs.items(), "a fill that the venue does not have"
-        newest = _newest(theirs)
-        assert newest.items() <= mine.items(), "a fill is missing"
+        assert newest_revisions(theirs) <= set(mine), "a fill is missing"
         if fees:
             assert ledger.cash == Decimal(books["cash"])
             assert ledger.fees == Decimal(books["fees"])
@@ -430,12 +436,12 @@ def _numbers(fill: Execution) -> tuple[str, str, Decimal, Decimal]:
     return fill.symbol, "BOT" if fill.side is Side.BUY else "SLD", fill.shares, fill.price
 
 
-def _newest(fills: dict[str, Any]) -> dict[str, Any]:
+def newest_revisions(exec_ids: Iterable[str]) -> set[str]:
     """The highest revision of each fill."""
     found: dict[str, str] = {}
-    for exec_id in sorted(fills, key=lambda e: int(e.rpartition(".")[2])):
+    for exec_id in sorted(exec_ids, key=lambda e: int(e.rpartition(".")[2])):
         found[exec_id.rpartition(".")[0]] = exec_id
-    return {exec_id: fills[exec_id] for exec_id in found.values()}
+    return set(found.values())
 
 
 def market(**given: Any) -> Market:

@@ -30,7 +30,6 @@ VERIFIED: dict[str, dict[str, Any]] = {
     "07 a bust": {"do": "bust"},
     "08 no fees": {"do": "commission", "how": "never"},
     "09 refusals": {"do": "reject", "times": 5},
-    "10 no servers": {"do": "connectivity", "seconds": 60},
     "11 no farm": {"do": "farm", "seconds": 60},
     "12 a reset": {"do": "disconnect", "reset": True, "client_id": 17},
     "13 numbers rolled back": {"do": "disconnect", "client_id": 17},
@@ -53,6 +52,7 @@ VERIFIED: dict[str, dict[str, Any]] = {
     "31 a liquidation": {"do": "liquidate"},
 }
 UNVERIFIED: dict[str, dict[str, Any]] = {
+    "10 no servers": {"do": "connectivity", "seconds": 60},
     "12 mute": {"do": "mute", "seconds": 40},
     "13 a restart": {"do": "restart", "seconds": 60},
     "04 a cancel takes its time": {"do": "slow_cancel", "cancel_seconds": 30},
