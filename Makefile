@@ -35,7 +35,7 @@ if [ -z "$${found:-}" ]; then \
 fi
 endef
 
-.PHONY: help install grid horizons serve paper test test-ib-async bench bench-horizons bench-serving soak constraints clean
+.PHONY: help install grid horizons serve paper test test-ib-async bench bench-horizons bench-serving soak bench-trading soak-trading constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -112,6 +112,13 @@ bench-serving: $(INSTALLED_DEV) ## the part of them about decisions (ARGS="--nam
 
 soak: $(INSTALLED_DEV) ## five minutes of load while every part of the graph is killed
 	$(BIN)/python tests/benchmarks/soak_serving.py $(ARGS)
+
+bench-trading: $(INSTALLED_DEV) ## the part of them about orders: bar close to wire, kill, journal, a day of parity
+	$(BIN)/python tests/benchmarks/bench_trading.py $(ARGS)
+	$(BIN)/python tests/benchmarks/parity_day.py
+
+soak-trading: $(INSTALLED_DEV) ## 20 simulated sessions in one process, a restart of the gateway every night
+	$(BIN)/python tests/benchmarks/soak_trading.py $(ARGS)
 
 constraints: $(INSTALLED_DEV) $(ASYNC_VENV)/.installed ## write down the versions installed in the virtual environment
 	@{ sed '/^[^#]/,$$d' constraints.txt; \

@@ -11,9 +11,8 @@ held. Moments are those of the machine's monotonic clock, which both processes s
 
 from trading_runs import (  # noqa: I001
     CALENDAR, CANCEL, GLOBAL_CANCEL, INTERVAL, NO_LIMIT, PLACE, Desk, GatewayProcess, ShiftedClock,
-    StandInDecider, bench_settings, desk, gateway_process,
+    StandInDecider, bench_settings, desk, gateway_process, machine,
 )  # fmt: skip
-from serving_runs import machine
 
 import argparse
 import asyncio

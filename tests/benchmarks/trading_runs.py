@@ -47,6 +47,12 @@ NO_LIMIT = 1_000_000
 PLACE, CANCEL, GLOBAL_CANCEL = "3", "4", "58"  # message ids
 
 
+def machine() -> str:
+    """Cores and the load now, in words."""
+    one, five, _ = os.getloadavg()
+    return f"{os.cpu_count()} cores, load {one:.2f} now and {five:.2f} over 5 minutes"
+
+
 # the gateway, in a process of its own
 
 
