@@ -1,6 +1,7 @@
 """Tells people: on the console, in the log, to a webhook, by mail.
 
-A critical alert is never left out and never waits behind others. Of the rest, those of one kind
+A critical alert never waits behind others, and is left out only where one of its kind and words
+waits already; the newest of it is sent, with how many there were. Of the rest, those of one kind
 are limited for each target; how many were left out is said with the next one.
 """
 
@@ -31,6 +32,7 @@ TIMEOUT_SECONDS = 10.0
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between attempts; doubled each time
 ATTEMPTS = {Severity.INFO: 3, Severity.WARNING: 4, Severity.CRITICAL: 12}
 MOST_WAITING = 1000  # alerts for one target; critical ones are not counted
+MOST_OF_KIND = 20  # critical ones of a kind, with different words, for one target
 MINUTE = timedelta(minutes=1)
 SMTPS_PORT = 465
 log = logging.getLogger("dpa.trading.alerts")
@@ -44,7 +46,7 @@ class Message:
     ----------
     alert : Alert
     left_out : int
-        Alerts of its kind that were left out before it.
+        Alerts of its kind that were left out before it, the same or others.
     """
 
     alert: Alert
@@ -272,7 +274,7 @@ class _Outbox:
     """What waits for one channel."""
 
     channel: Channel
-    critical: deque[Message] = field(default_factory=deque)
+    critical: dict[tuple[str, str], Message] = field(default_factory=dict)  # by kind and words
     others: deque[Message] = field(default_factory=deque)
     sent_at: dict[str, deque[datetime]] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
@@ -283,7 +285,20 @@ class _Outbox:
         return bool(self.critical or self.others)
 
     def next(self) -> Message:
-        return self.critical.popleft() if self.critical else self.others.popleft()
+        if self.critical:
+            return self.critical.pop(next(iter(self.critical)))
+        return self.others.popleft()
+
+    def keep_critical(self, alert: Alert) -> None:
+        """Let it wait; in the place of the same one, or, of too many, of the newest of its kind."""
+        left_out = self.left_out.pop(alert.kind, 0)
+        key = alert.kind, alert.what
+        of_kind = [waiting for waiting in self.critical if waiting[0] == alert.kind]
+        if key not in self.critical and len(of_kind) >= MOST_OF_KIND:
+            left_out += 1 + self.critical.pop(of_kind[-1]).left_out
+        elif key in self.critical:
+            left_out += 1 + self.critical[key].left_out
+        self.critical[key] = Message(alert, left_out)
 
 
 class Alerts:
@@ -324,7 +339,7 @@ class Alerts:
             return
         for outbox in self._outboxes:
             if alert.severity is Severity.CRITICAL:
-                outbox.critical.append(Message(alert, outbox.left_out.pop(alert.kind, 0)))
+                outbox.keep_critical(alert)
             elif self._passes(outbox, alert):
                 outbox.others.append(Message(alert, outbox.left_out.pop(alert.kind, 0)))
             else:

@@ -19,6 +19,7 @@ from dpa.config import AlertsConfig
 from dpa.errors import ConfigError, TransientError
 from dpa.trading.alerts import (
     ATTEMPTS,
+    MOST_OF_KIND,
     Alerts,
     Console,
     Log,
@@ -103,6 +104,30 @@ def test_the_limit_never_swallows_a_critical_one(made, most):
     assert got.count(False) == passed
     told = sum(m.left_out for m in kept.messages)
     assert told <= len(made) - len(kept.messages)
+
+
+def test_a_storm_of_one_critical_alert_is_one_with_a_count_and_delays_no_other():
+    kept = Kept([TransientError("no")])
+    alerts, _, slept = make_alerts(kept)
+    storm = [make_alert(Severity.CRITICAL, "step-failed", "disk", n=n) for n in range(3600)]
+    send(alerts, *storm, make_alert(Severity.CRITICAL, "halted", "positions differ"))
+    assert [m.alert.what for m in kept.messages] == ["disk", "positions differ"]
+    assert kept.messages[0].alert == storm[-1]
+    assert "and 3599 more like it" in kept.messages[0].line
+    assert slept == [1.0]
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 40)), max_size=200))
+def test_every_critical_alert_is_sent_or_counted(made):
+    kept = Kept()
+    alerts, _, _ = make_alerts(kept)
+    send(alerts, *(make_alert(Severity.CRITICAL, kind, str(n)) for kind, n in made))
+    assert sum(1 + m.left_out for m in kept.messages) == len(made)
+    for kind in "ab":
+        words = [m.alert.what for m in kept.messages if m.alert.kind == kind]
+        assert len(words) == len(set(words)) <= MOST_OF_KIND
+        mine = [str(n) for k, n in made if k == kind]
+        assert not mine or mine[-1] in words
 
 
 def test_how_many_were_left_out_is_said_with_the_next():
