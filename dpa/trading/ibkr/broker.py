@@ -150,7 +150,6 @@ class IbkrBroker(Listener):
         """
         self._order_id_above = max(self._order_id_above, order_id_above)
         if self._keeper is None:
-            self._servers_up = True  # until it is said that they are not
             await self._open("connected")
             self._keeper = asyncio.create_task(self._keep_guarded())
         elif not self.client.ready:
@@ -313,7 +312,6 @@ class IbkrBroker(Listener):
         )
         self._orders[key].quantity = self._orders[key].remaining = Decimal(intent.shares)
         self._order_id_above = max(self._order_id_above, order.order_id)
-        self.client.raise_order_id(order.order_id + 1)
         self._hand_over("placeOrder", order.order_id, contract, tws_order)
 
     async def modify(

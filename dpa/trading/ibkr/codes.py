@@ -29,6 +29,8 @@ LINK_CODES = {
     2105: LinkCode.FARM_DOWN,
     2106: LinkCode.FARM_UP,
     2110: LinkCode.DOWN,
+    2157: LinkCode.FARM_DOWN,
+    2158: LinkCode.FARM_UP,
 }
 QUOTE_FARM_DOWN, QUOTE_FARM_UP = 2103, 2104  # the other farms give history
 

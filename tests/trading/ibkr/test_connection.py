@@ -110,15 +110,24 @@ def test_real_money_needs_the_account_number_written_out() -> None:  # fault 28
     run(scenario)
 
 
-def test_an_account_that_changed_is_refused_when_connecting_again() -> None:  # fault 28
+@pytest.mark.parametrize(
+    ("account", "accounts", "words"),
+    [
+        ("DU1234567", ["DU1234567", "U1"], "U1: no paper account"),
+        (None, ["DU7654321"], "was DU1234567 and is DU7654321"),
+    ],
+)
+def test_an_account_that_changed_is_refused_when_connecting_again(
+    account: str | None, accounts: list[str], words: str
+) -> None:  # fault 28
     async def scenario() -> None:
-        async with rig(account="DU1234567") as r:
-            r.fault(do="accounts", accounts=["DU1234567", "U1"])
+        async with rig(account=account) as r:
+            r.fault(do="accounts", accounts=accounts)
             r.fault(do="disconnect", reset=True)
             await r.until(lambda: REFUSED in codes(r.events))
             assert links(r.events)[-1] is False
             assert not r.broker.connected
-            with pytest.raises(HaltError, match="U1: no paper account"):
+            with pytest.raises(HaltError, match=words):
                 await r.broker.place(r.order())
 
     run(scenario)
@@ -412,6 +421,22 @@ def test_a_new_connection_does_not_make_the_servers_come_back() -> None:  # faul
             await r.settle()
             assert r.broker.connected
             assert r.heard(LinkChanged)[-1].data_lost
+
+    run(scenario)
+
+
+def test_a_connection_that_was_closed_does_not_make_the_servers_come_back() -> None:
+    async def scenario() -> None:  # faults 10, 12
+        async with rig() as r:
+            r.fault(do="connectivity", seconds=600)
+            await r.settle()
+            await r.broker.close()  # as after a silence
+            with pytest.raises(TransientError, match="servers"):
+                await r.broker.connect()
+            assert not r.broker.connected
+            r.venue.traits.servers = True
+            await r.broker.connect()
+            assert r.broker.connected
 
     run(scenario)
 

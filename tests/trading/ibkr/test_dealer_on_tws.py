@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from dpa.errors import TransientError
 from dpa.simulation.tws.markets import planted_market
 from dpa.trading.dealer import Dealer
 from dpa.trading.events import Alert
@@ -104,6 +105,26 @@ class Floor:
         ledger = self.dealer.ledger
         assert ledger.cash == account.cash
         assert ledger.fees == account.fees
+
+
+def test_starting_anew_while_the_servers_are_away_sends_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:  # fault 10
+        async with floor(tmp_path) as f:
+            wanted = f.intents()
+            f.r.fault(do="connectivity", seconds=600)
+            await f.hear()
+            with pytest.raises(TransientError, match="servers"):
+                await f.dealer.start()
+            assert not f.dealer.ready
+            assert await f.submit(*wanted) == len(wanted) * ["not-ready"]
+            assert not list(f.r.venue.book.all)
+            f.r.fault(do="say", code=1102, message="back")
+            await f.hear()
+            await f.dealer.start()
+            assert f.dealer.ready
+            assert f.switch.level is Level.RUNNING
+
+    run(scenario)
 
 
 @asynccontextmanager
