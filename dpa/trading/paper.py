@@ -45,6 +45,7 @@ from dpa.trading.types import Instrument, Money, Order, OrderState, Position, Qu
 LOCATE = "locate"
 INITIAL, MAINTENANCE = Decimal("0.5"), Decimal("0.25")  # of gross value, as Regulation T has it
 KEPT = timedelta(days=1)  # ended orders and fills are told for so long, as brokers do
+AUCTION_SEEN = timedelta(minutes=15)  # after the close; later quotes are of another session
 CENTS = Decimal("0.0001")
 UNKNOWN_SYMBOL, REFUSED, WRONG_TICK, DUPLICATE_ID = 200, 201, 110, 103
 NOT_FOUND, NOT_CANCELLABLE = 10147, 161
@@ -224,7 +225,7 @@ class PaperBroker:
             completed_orders=tuple(self._said(o) for o in recent),
             executions=tuple(execution for execution, _ in fills),
             commissions=tuple(commission for _, commission in fills),
-            account=Account(self.account, self._nav(), self._book.cash, self._buying_power()),
+            account=Account(self.account, self._values()[1], self._book.cash, self._buying_power()),
         )
 
     def _see_others(self) -> None:
@@ -238,32 +239,36 @@ class PaperBroker:
     def _mark(self, symbol: str) -> Money:
         offer = self._offers.get(symbol)
         price = None if offer is None else offer.quote.mid or offer.quote.last
-        held = self._book.holdings.get(symbol)
-        return price or (held.cost if held else Decimal(0))
+        return price or self._book.holding(symbol).cost
 
-    def _gross(self, more: Mapping[str, Decimal] | None = None) -> Money:
-        shares = {symbol: held.shares for symbol, held in self._book.holdings.items()}
-        for symbol, signed in (more or {}).items():
-            shares[symbol] = shares.get(symbol, Decimal(0)) + signed
-        return sum((abs(n) * self._mark(symbol) for symbol, n in shares.items()), Decimal(0))
+    def _values(self) -> tuple[Money, Money]:
+        """Gross value of what is held, and NAV; USD."""
+        gross, net = Decimal(0), self._book.cash
+        for symbol, held in self._book.holdings.items():
+            value = held.shares * self._mark(symbol)
+            gross, net = gross + abs(value), net + value
+        return gross, net
 
-    def _nav(self) -> Money:
-        held = self._book.holdings.items()
-        return self._book.cash + sum((h.shares * self._mark(s) for s, h in held), Decimal(0))
+    def _more(self, symbol: str, signed: Decimal) -> Money:
+        """What a trade would add to the gross value; USD."""
+        held = self._book.shares(symbol)
+        return (abs(held + signed) - abs(held)) * self._mark(symbol)
 
     def _buying_power(self) -> Money:
-        return max(self._nav() - INITIAL * self._gross(), Decimal(0)) / INITIAL
+        gross, nav = self._values()
+        return max(nav - INITIAL * gross, Decimal(0)) / INITIAL
 
     async def what_if(self, order: Order) -> Margin:
         """Ask what an order would do to margins: half and a quarter of gross value."""
         self._open()
         intent = order.intent
-        gross = self._gross({intent.symbol: Decimal(intent.signed_shares)})
+        gross, nav = self._values()
+        gross += self._more(intent.symbol, Decimal(intent.signed_shares))
         value = float(intent.shares * (self._mark(intent.symbol) or intent.reference))
         return Margin(
             initial=gross * INITIAL,
             maintenance=gross * MAINTENANCE,
-            equity=self._nav(),
+            equity=nav,
             commission=_cents(self._costs.commission(value)),
         )
 
@@ -346,10 +351,12 @@ class PaperBroker:
             return WRONG_TICK, f"{order.limit} is no multiple of {instrument.min_tick}"
         if order.style is Style.CLOSE and (order.ends_at is None or not instrument.has_close):
             return REFUSED, "no closing auction is known"
-        signed = Decimal(order.side.sign * order.shares)
-        before, after = self._gross(), self._gross({order.symbol: signed})
-        if after > before and after * INITIAL > self._nav():
-            return REFUSED, f"initial margin {after * INITIAL:.2f} is above equity"
+        more = self._more(order.symbol, Decimal(order.side.sign * order.shares))
+        if more <= 0:
+            return None
+        gross, nav = self._values()
+        if (gross + more) * INITIAL > nav:
+            return REFUSED, f"initial margin {(gross + more) * INITIAL:.2f} is above equity"
         return None
 
     async def modify(
@@ -423,7 +430,7 @@ class PaperBroker:
     def _work(self, order: PaperOrder, now: datetime) -> None:
         over = order.ends_at is not None and now >= order.ends_at
         if over and order.style is Style.CLOSE:
-            self._auction(order)
+            self._auction(order, now)
         elif over:
             self._end(order, "the session is over")
         else:
@@ -433,9 +440,12 @@ class PaperBroker:
                 self._events.append(self._said(order))
             self._match(order, fresh=False)
 
-    def _auction(self, order: PaperOrder) -> None:
+    def _auction(self, order: PaperOrder, now: datetime) -> None:
+        """Fill at the price of the close; where nobody was there to see it, at none."""
         offer = self._offers.get(order.symbol)
         price = None if offer is None else offer.quote.last or offer.quote.mid
+        if order.ends_at is not None and now - order.ends_at > AUCTION_SEEN:
+            price = None
         if price is None:
             self._end(order, "the session is over, and nothing was traded")
         else:

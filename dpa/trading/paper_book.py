@@ -197,9 +197,13 @@ class PaperBook:
         """By symbol, flat ones left out."""
         return {s: h for s, h in self._state.holdings.items() if h.shares}
 
+    def holding(self, symbol: str) -> Holding:
+        """What is held of a symbol."""
+        return self._state.holdings.get(symbol, Holding())
+
     def shares(self, symbol: str) -> Decimal:
         """Shares held of a symbol, signed."""
-        return self._state.holdings.get(symbol, Holding()).shares
+        return self.holding(symbol).shares
 
     @property
     def working(self) -> tuple[PaperOrder, ...]:

@@ -261,6 +261,38 @@ def test_day_orders_end_with_the_session_and_closing_orders_fill_in_its_auction(
     assert desk.fills == [(100, Decimal("100.03"))]
 
 
+def test_a_closing_order_whose_auction_nobody_saw_is_not_filled_next_morning(desk: Desk) -> None:
+    desk.quote()
+    desk.place(replace(SELL, style=Style.CLOSE))
+    desk.clock.move_to(CLOSES + timedelta(hours=18))
+    desk.quote(quote("AAPL", desk.clock.now(), last=Decimal("80")))
+    assert desk.fills == []
+    assert desk.states[-1] is S.CANCELLED
+
+
+def test_what_an_order_costs_to_take_does_not_depend_on_squares_of_what_is_held(
+    tmp_path: Path,
+) -> None:
+    names = [f"S{n:03d}" for n in range(120)]
+    desk = Desk(tmp_path, instruments={n: instrument(n) for n in names}, cash=Decimal(10**9))
+    marks: list[str] = []
+    mark = desk.broker._mark
+    desk.broker._mark = lambda symbol: marks.append(symbol) or mark(symbol)  # type: ignore
+    desk.broker.on_quotes({n: quote(n, NOON) for n in names}, NOON)
+    for name in names:
+        desk.place(intent(name, 10))
+    assert len(desk.broker.book.holdings) == len(names)
+    assert len(marks) <= len(names) * (len(names) + 3)
+    read = type(desk.broker.book).holdings
+    asked: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        counting = property(lambda book: asked.append(1) or read.fget(book))  # type: ignore
+        patch.setattr(type(desk.broker.book), "holdings", counting)
+        desk.place(intent(names[0], 10, decision="d2"))
+        run(desk.broker.snapshot())
+    assert len(asked) <= 5, "all that is held was gathered for each symbol"
+
+
 def test_outside_its_hours_nothing_is_filled(desk: Desk) -> None:
     desk.quote()
     desk.clock.move_to(CLOSES + timedelta(hours=1))
