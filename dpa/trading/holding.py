@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -127,6 +128,9 @@ class Holding:
         past = await asyncio.to_thread(self._past, traded)
         if past is not None:
             self.engine.remember(past)
+            if not isinstance(self.feed, KnowsVolumes):
+                volumes = volumes_of(past)
+                self.feed.adv_usd = lambda _: volumes
         self.runner = Runner(
             self.engine,
             self.dealer,
@@ -389,6 +393,19 @@ class _Begun(TimeKeeper):
             await self.pause(found.now - self._last)
         self._last = found.now
         return found
+
+
+def volumes_of(past: Panel) -> dict[str, float]:
+    """Mean traded value a session, USD, of the names of which it is known."""
+    from dpa.serving.replay import Bars
+
+    bars = Bars(past, 1.0)
+    values = bars.adv_usd[bars.session[-1]]
+    return {
+        name: float(value)
+        for name, value in zip(bars.panel.names, values, strict=True)
+        if value > 0 and math.isfinite(value)
+    }
 
 
 def listed(names: list[str], panel: Panel) -> dict[str, Instrument]:
