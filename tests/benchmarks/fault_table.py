@@ -20,6 +20,9 @@ from typing import Any
 from tests.trading.faults.rig import TABLE
 
 HERE = "tests/trading/faults"
+RULES = "tests/trading/ibkr/test_rules.py"
+CONNECTION = "tests/trading/ibkr/test_connection.py"
+KILL = "tests/trading/test_kill.py"
 FAULTS = (
     ("killed between journal and send; after send before the ack",
      "a restart finds the order by its reference; exactly one order"),
@@ -62,19 +65,19 @@ FAULTS = (
      "everything cancelled and verified, or said that it is not; halted in any case"),
 )  # fmt: skip
 BESIDE = {
-    3: ("tests/trading/ibkr/test_rules.py::test_no_code_alone_ends_an_order_that_was_acknowledged",),
+    3: (f"{RULES}::test_no_code_alone_ends_an_order_that_was_acknowledged",),
     11: ("tests/trading/ibkr/test_feed.py::test_silence_is_ended_by_subscribing_anew",),
-    13: ("tests/trading/ibkr/test_rules.py::test_outages_are_known",),
-    16: ("tests/trading/ibkr/test_rules.py::test_fills_explain_positions_and_nothing_else_does",),
+    13: (f"{RULES}::test_outages_are_known",),
+    16: (f"{RULES}::test_fills_explain_positions_and_nothing_else_does",),
     19: (
-        "tests/trading/ibkr/test_connection.py"
+        f"{CONNECTION}"
         "::test_messages_keep_to_their_pace_and_cancels_go_first",
     ),
     20: ("tests/trading/ibkr/test_history.py::test_pacing_violations_are_waited_out",),
-    21: ("tests/trading/ibkr/test_rules.py::test_who_is_held_has_a_line_before_who_is_not",),
+    21: (f"{RULES}::test_who_is_held_has_a_line_before_who_is_not",),
     24: ("tests/trading/test_engine.py::test_nothing_is_sent_outside_the_session",),
-    28: ("tests/trading/ibkr/test_connection.py::test_real_money_needs_the_account_number_written_out",),
-    33: ("tests/trading/test_kill.py::test_it_holds_through_a_restart_and_a_resume_needs_a_person",),
+    28: (f"{CONNECTION}::test_real_money_needs_the_account_number_written_out",),
+    33: (f"{KILL}::test_it_holds_through_a_restart_and_a_resume_needs_a_person",),
 }  # fmt: skip
 """Tests elsewhere that prove a part of a fault which these do not repeat."""
 

@@ -86,7 +86,7 @@ def fork(folder: Path, day: Day, bomb: Bomb, line: socket.socket) -> int:
     try:
         remote: Any = _RemoteVenue(line)
         gateway: Any = _RemoteGateway(remote.port)
-        wide = settings(quote_seconds=20.0)
+        wide = settings(quote_seconds=60.0)
         made = Floor(folder, remote, gateway, wide, VenueTime(remote), bomb)
         asyncio.run(_day(made, day, bomb))
     except BaseException:

@@ -92,7 +92,7 @@ async def _scenario(folder: Path, venue: SimVenue, line: socket.socket, child: i
         _, status = os.waitpid(child, 0)
         assert os.WIFSIGNALED(status), "it came to its end"
         assert os.WTERMSIG(status) == signal.SIGKILL
-        f = Floor(folder, venue, gateway, settings(quote_seconds=20.0), VenueTime(venue))
+        f = Floor(folder, venue, gateway, settings(quote_seconds=60.0), VenueTime(venue))
         try:
             await day(f)
             await f.go_on(60)
