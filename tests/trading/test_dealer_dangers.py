@@ -434,3 +434,15 @@ def test_what_cannot_be_closed_is_tried_ever_less_often(tmp_path: Path) -> None:
         for _ in range(12):
             run(made.beat(5))
         assert [h.order.intent.signed_shares for h in broker.truth.working()] == [-100]
+
+
+def test_a_guess_of_the_client_is_asked_about_at_once(tmp_path: Path) -> None:
+    with trading(tmp_path) as (made, broker):
+        run(made.send(replace(intent(shares=100), style=Style.LIMIT, limit=Decimal(99))))
+        made.wait(5)
+        asked = broker.snapshots
+        guess = broker.said(broker.truth.held[0], state=OrderState.CANCELLED, code=161)
+        broker.tell(guess)
+        run(made.beat(1))
+        assert broker.snapshots == asked + 1
+        assert [order.state for order in made.dealer.live_orders] == [OrderState.WORKING]
