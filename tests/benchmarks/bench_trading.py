@@ -57,6 +57,7 @@ from dpa.trading.types import (
     Commission, Execution, Intent, Order, OrderState, Purpose, Side, Style,
 )  # fmt: skip
 
+TEN_CENTS = Decimal("0.10")
 LAW, PACE = 50, 45  # messages a second: what TWS takes, and what is sent
 AHEAD = timedelta(seconds=0.25)  # of a close, when the clock arrives there
 
@@ -252,7 +253,7 @@ async def bare(gateway: GatewayProcess, n_names: int, rounds: int) -> tuple[list
     for k, symbol in enumerate(names):
         bid = gateway.quotes[symbol][0]
         intent = make_intent("DU1234567", symbol, f"bare {k}", now, Side.BUY, 100, bid)
-        order = write_order(client.library.order, intent, bid - Decimal("0.10"))
+        order = write_order(client.library.order, intent, bid - TEN_CENTS)
         orders.append((contracts.contract(symbol), order))
     took, used = [], 0.0
     for _ in range(rounds):
@@ -274,7 +275,7 @@ async def bare(gateway: GatewayProcess, n_names: int, rounds: int) -> tuple[list
 
 def make_intent(account: str, symbol: str, decision: str, now: datetime, side: Side, shares: int,
                 price: Decimal, seconds: float = 600.0) -> Intent:  # fmt: skip
-    """To enter at a limit that rests."""
+    """To enter ten cents below `price`, the bid: nothing of it is filled."""
     return Intent(
         id=intent_id(account, decision, symbol, side, Purpose.ENTER),
         account=account,
@@ -287,16 +288,15 @@ def make_intent(account: str, symbol: str, decision: str, now: datetime, side: S
         decided_at=now,
         expires_at=now + timedelta(seconds=seconds),
         reference=price,
-        limit=price,
+        limit=price - TEN_CENTS,
     )
 
 
 def resting(d: Desk, symbols: Sequence[str], decision: str) -> list[Intent]:
-    """Intents to buy ten cents below the bid: nothing of them is filled."""
+    """Intents to buy that rest."""
     now, account = d.clock.now(), d.broker.account
     return [
-        make_intent(account, s, decision, now, Side.BUY, 100, d.feed.prices[s][0] - Decimal("0.10"))
-        for s in symbols
+        make_intent(account, s, decision, now, Side.BUY, 100, d.feed.prices[s][0]) for s in symbols
     ]
 
 
@@ -359,7 +359,8 @@ async def print_burst(given: argparse.Namespace, scratch: Path) -> None:
             working = [o for o in d.dealer.live_orders if o.state is OrderState.WORKING]
             asked = time.monotonic()
             await d.dealer.cancel(working[:n_cancels])
-            assert await sending == ()
+            refusals = await sending
+            assert refusals == (), [refusal.what for refusal in refusals[:3]]
             await d.until(lambda: sum(k == PLACE for _, k in d.sent) >= n_orders, 120)
             took, used = time.monotonic() - began, time.process_time() - used
             await asyncio.sleep(0.2)
