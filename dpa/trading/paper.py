@@ -6,13 +6,16 @@ What a fill costs:
   The half-spread of the cost model is not charged on top; the quote has it.
 - *Impact.* The price paid moves away by :meth:`~dpa.market.costs.CostModel.impact` of the value
   filled, USD a share: ``k * sigma_day * sqrt(value / ADV)`` of the price, where the volatility and
-  the average daily value of the symbol are known. It never moves a fill beyond a limit.
+  the average daily value of the symbol are known. It never moves a fill beyond a limit: an order
+  that crosses pays it as far as its limit allows, so an adaptive one, whose last limit is the far
+  side, pays none. For large orders in thin names that flatters: compare with market orders.
 - *Commission.* :meth:`~dpa.market.costs.CostModel.commission` of the value filled, USD, rounded to
   a hundredth of a cent.
 - *Size.* No more is filled than the quote shows, each quote once; a size of 0 was not told, and
   limits nothing. What is left waits for the next quote.
 
-A limit that waited in the market is filled at the limit once the other side reaches it. Borrow
+A limit that waited in the market is filled at the limit once the other side reaches it: it gave
+liquidity, and pays neither spread nor impact. Borrow
 fees are not charged. Everything is a function of the orders and the quotes: no chance, no clock
 but the one handed in.
 """

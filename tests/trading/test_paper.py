@@ -171,6 +171,22 @@ def test_impact_never_goes_beyond_a_limit(tmp_path: Path) -> None:
     assert desk.fills == [(100, Decimal("100.20"))]
 
 
+def test_a_limit_that_crosses_pays_impact_within_it_and_one_that_rests_pays_none(
+    tmp_path: Path,
+) -> None:
+    desk = Desk(tmp_path, liquidity={"AAPL": Liquidity(0.02, 1e8)})
+    desk.quote()
+    impact = Decimal("0.0200")  # 100.10 * 0.02 * sqrt(10010 / 1e8)
+    desk.place(LIMIT, "100.50")
+    assert desk.fills == [(100, Decimal("100.10") + impact)]
+    desk.place(replace(LIMIT, id="dpa-" + "1" * 24), "100.11")
+    assert desk.fills[-1] == (100, Decimal("100.11"))
+    desk.place(replace(LIMIT, id="dpa-" + "2" * 24), "100.00")
+    desk.wait(1)
+    desk.quote(quote("AAPL", desk.clock.now(), "99.80", "99.95"))
+    assert desk.fills[-1] == (100, Decimal("100.00"))
+
+
 def test_a_new_limit_can_fill_at_once(desk: Desk) -> None:
     desk.quote()
     order = desk.place(LIMIT, "100.00")
