@@ -11,7 +11,7 @@ written and whatever else the broker may be told.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -174,21 +174,23 @@ class Sender:
 
     async def pump(self, quotes: Quotes) -> list[Refusal]:
         """Send what may go at this moment; returns what was refused at the last look."""
-        await self.pump_cancels()
+        tried = await self.pump_cancels()
         refusals = [r for w in self.queue.expired(self._clock.now()) if (r := self._late(w))]
         if not self._broker.connected or not len(self.queue):
             return refusals
         batch: dict[Kind, list[Message]] = {kind: [] for kind in Kind}
         while waiting := self.queue.take(self._clock.now()):
             batch[waiting.item.kind].append(waiting.item)
-        for message in batch[Kind.CANCEL]:  # did not leave a moment ago: at the next beat
-            self._again(message.ref)
+        cancels = [message.ref for message in batch[Kind.CANCEL]]
+        for ref in tried.intersection(cancels):  # did not leave a moment ago: at the next beat
+            self._again(ref)
+        await self._send_cancels([ref for ref in cancels if ref not in tried])
         refusals += await self._places(batch[Kind.PLACE], quotes)
         await self._limits(batch[Kind.LIMIT], quotes)
         return refusals
 
-    async def pump_cancels(self) -> None:
-        """Send the cancels that may go at this moment, and nothing else.
+    async def pump_cancels(self) -> set[str]:
+        """Send the cancels that may go at this moment, and nothing else; whose were tried.
 
         They are tried whether or not the broker takes orders.
 
@@ -197,11 +199,15 @@ class Sender:
         HaltError
             The journal cannot be written; what could be sent was sent.
         """
-        orders = []
+        refs = []
         while waiting := self.queue.take(self._clock.now(), Priority.CANCEL):
-            order = self._live.get(waiting.item.ref)
-            if order is not None and order.state.may_fill:
-                orders.append(order)
+            refs.append(waiting.item.ref)
+        await self._send_cancels(refs)
+        return set(refs)
+
+    async def _send_cancels(self, refs: Sequence[str]) -> None:
+        found = [self._live.get(ref) for ref in refs]
+        orders = [order for order in found if order is not None and order.state.may_fill]
         unkept = self._keep_asked(orders)
         for order in orders:
             await self._cancel(order)

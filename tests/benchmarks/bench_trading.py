@@ -459,10 +459,11 @@ async def print_kill(given: argparse.Namespace, scratch: Path) -> None:
     with gateway_process(n_orders + 100) as gateway:
         async with desk(gateway, places.folder, settings, 0) as d:
             used = time.process_time()
-            for more, words in ((0, "at rest"), (100, "while 100 more are sent")):
+            half = -(-given.kills // 2)
+            rows = (0, given.kills, "at rest"), (100, half, "while 100 more are sent")
+            for more, count, words in rows:
                 trials = [
-                    await kill_trial(d, n_orders, more, f"kill {more} {k}")
-                    for k in range(given.kills)
+                    await kill_trial(d, n_orders, more, f"kill {more} {k}") for k in range(count)
                 ]
                 for key, what in (("everything", "'cancel everything' on the wire"),
                                   ("ended", "the gateway has ended the last order"),
@@ -474,7 +475,7 @@ async def print_kill(given: argparse.Namespace, scratch: Path) -> None:
                 sure = sum(t["verified"] for t in trials)
                 print(f"| (cancels {cancels:.0f} a trial; gone when asked at once in {sure:.0f}) "
                       f"| {words} | | | | |", flush=True)  # fmt: skip
-            used = (time.process_time() - used) / (2 * given.kills)
+            used = (time.process_time() - used) / (given.kills + half)
             ibkr = IbkrConfig(ibkr_port=gateway.port)
             trading = settings.trading.model_copy(update={"broker": "ibkr"})
             kept = settings.model_copy(update={"ibkr": ibkr, "trading": trading})
@@ -642,7 +643,9 @@ def main() -> None:
     parser.add_argument("--paced-bars", type=int, default=50, help="timed at the law's pace")
     parser.add_argument("--burst", type=int, default=1000, help="orders at once")
     parser.add_argument("--working", type=int, default=200, help="live orders at a kill")
-    parser.add_argument("--kills", type=int, default=100, help="trials of each row")
+    parser.add_argument(
+        "--kills", type=int, default=100, help="trials at rest; half as many while orders are sent"
+    )
     parser.add_argument("--outside", type=int, default=10, help="trials of dpa kill")
     parser.add_argument("--rounds", type=int, default=50, help="of the journal")
     parser.add_argument("--folder", type=Path, help="on a real disk [the temporary folder]")

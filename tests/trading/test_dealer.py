@@ -739,6 +739,43 @@ def test_10_a_burst_keeps_to_the_rate_and_a_cancel_goes_first(tmp_path: Path) ->
     made.close()
 
 
+def test_10_all_cancels_go_before_more_orders_however_long_sending_takes(tmp_path: Path) -> None:
+    many = {f"S{n:03d}": instrument(f"S{n:03d}") for n in range(60)}
+    clock_desk, broker = scripted(tmp_path, messages_per_second=20)
+    made = desk(tmp_path / "x", broker, clock_desk.clock, many, messages_per_second=20)
+    clock_desk.close()
+    run(made.dealer.start())
+    intents = [intent(symbol, 1) for symbol in many]
+
+    def beat() -> None:
+        sound = made.quotes()["AAPL"]
+        now = made.clock.now()
+        fresh = {s: replace(sound, symbol=s, time=now) for s in many}
+        run(made.dealer.beat(now, fresh))
+
+    sound = {s: replace(made.quotes()["AAPL"], symbol=s) for s in many}
+    run(made.dealer.submit(intents, sound))
+    made.wait(1.0)
+    beat()
+    sent = len(broker.sent)
+    assert sent == 40
+    at_once = broker.cancel
+
+    async def slowly(order: Order) -> None:
+        made.wait(0.06)  # 20 of them take longer than a second
+        await at_once(order)
+
+    broker.cancel = slowly  # type: ignore[method-assign]
+    made.wait(1.0)
+    run(made.dealer.cancel([made.order(i) for i in intents[:40]]))
+    for _ in range(6):
+        beat()
+        made.wait(0.5)
+    kinds = [what for _, what, _ in broker.sent[sent:]]
+    assert kinds == ["cancel"] * 40 + ["place"] * 20
+    made.close()
+
+
 def test_10_an_order_that_waits_too_long_is_given_up(tmp_path: Path) -> None:
     with trading(tmp_path, messages_per_second=0.1, queue_seconds=5) as (made, broker):
         run(made.send(BUY, intent("MSFT", 1)))
