@@ -46,7 +46,7 @@ DEMO_SETTINGS: dict[str, dict[str, Any]] = {
     "costs": {"half_spread_bps": 0.5, "commission_bps": 0.5},  # as the gateway's, for its prices
 }
 PATIENCE: dict[str, dict[str, Any]] = {  # time waits for answers here
-    "serving": {"request_seconds": 120.0, "family_ms": 60_000.0},
+    "serving": {"topology": "fused", "request_seconds": 120.0, "family_ms": 60_000.0},
     "ibkr": {"history_requests": 1000},
 }
 GATEWAY_SECONDS = 120.0  # to start: it reads the bars

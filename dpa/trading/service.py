@@ -20,6 +20,7 @@ from dpa.trading.places import Places, Start
 from dpa.trading.status import Seen
 from dpa.trading.switch import Switch
 
+WIND_UP_SECONDS, WIND_UP_PAUSE = 20.0, 0.1  # to cancel what works when it ends
 FIRST_RETRY, LONGEST_RETRY = 0.5, 30.0  # seconds between attempts to begin; doubled each time
 log = logging.getLogger("dpa.trading")
 
@@ -61,7 +62,7 @@ class TradingService:
         self.settled = asyncio.Event()  # the first attempt to begin is over
         self._sleep, self._uniform, self._steps = sleep, uniform, steps
         self._wall = SystemClock()
-        self._stop = asyncio.Event()
+        self._stop, self._cancels = asyncio.Event(), True
         self._seen = Seen()
         self._trader: Holding | None = None
         self._lease = Lease(self.places.lease, self._wall, start.settings.trading.lease_seconds)
@@ -107,6 +108,8 @@ class TradingService:
                 await asyncio.gather(loop, return_exceptions=True)
                 renewing.result()
             loop.result()
+            if self._stop.is_set() and self._cancels:
+                await self._wind_up(trader)
             await trader.bus.drain()
             self.state = "stopped" if self._stop.is_set() else "ended"
         finally:
@@ -180,6 +183,8 @@ class TradingService:
         if trader is None or trader.dealer is None:
             kept = self._seen.last or {}
             return {**_nothing(self.start), **kept, **found}
+        differences = (*trader.dealer.breaks, *trader.dealer.suspected)
+        found["differences"] = [str(difference) for difference in differences]
         return {**_nothing(self.start), **found, **trader.status()}
 
     async def command(
@@ -189,24 +194,28 @@ class TradingService:
 
         Parameters
         ----------
-        name : {"pause", "resume", "flatten", "kill", "stop"}
+        name : {"pause", "resume", "flatten", "kill", "stop", "adopt"}
         by, why : str
         seen : str, optional
-            Mark of the level that is resumed from.
+            Mark of the level that is resumed from, or at which books are adopted; those two need
+            it.
 
         Raises
         ------
         UserError
-            A resume without a name, or of something else than what was seen.
+            A resume or an adoption without a name, or after something else than what was seen.
         """
         trader = self._trader
         clock = self._wall if trader is None else trader.clock
         switch = Switch(self.places.switch, clock)
         if name == "kill":
             return await self._kill(by, why)
+        if name in ("resume", "adopt") and not seen:
+            raise UserError(f"{name}: nobody said what was seen", "name the level_mark of a status")
         if name == "resume":
-            switch.read()
             switch.resume(by, why, seen)
+        elif name == "adopt":
+            await self._adopt(by, why, switch.read().mark == seen)
         elif name == "pause":
             switch.pause(by, why)
         elif name == "flatten":
@@ -214,16 +223,29 @@ class TradingService:
         elif name == "stop":
             await self.stop()
         else:
-            raise UserError(f"no command {name!r}", "pause, resume, flatten, stop or kill")
+            raise UserError(f"no command {name!r}", "pause, resume, flatten, stop, kill or adopt")
         if trader is not None and trader.engine is not None:
             trader.engine.wake.set()
         return self.status()
+
+    async def _adopt(self, by: str, why: str, is_seen: bool) -> None:
+        """Take over what the broker holds; trading stays halted until it is resumed, too."""
+        trader = self._trader
+        if trader is None or trader.dealer is None:
+            raise UserError("no trader is connected to a broker", "start it, and look again")
+        if not is_seen:
+            raise UserError("the level changed since it was seen", "look again, then adopt")
+        found = await trader.dealer.adopt(by, why)
+        if not found.clean:
+            left = "; ".join(str(b) for b in (*found.breaks, *found.suspected))
+            raise UserError(f"the books still differ: {left or 'not all was told'}", "adopt again")
 
     async def _kill(self, by: str, why: str) -> dict[str, Any]:
         trader = self._trader
         if trader is None or trader.dealer is None:
             Switch(self.places.switch, self._wall).halt(by, why)
-            return self.status()
+            nothing = {"seconds": 0.0, "cancels": 0, "working": [], "verified": False}
+            return {**self.status(), "killed": nothing}  # no broker: nobody was asked to cancel
         killed = await trader.dealer.kill(by, why)
         found = self.status()
         found["killed"] = {
@@ -235,14 +257,27 @@ class TradingService:
         return found
 
     async def stop(self, cancel: bool = True) -> None:
-        """Cancel what works, and end; positions stay."""
-        trader = self._trader
-        if cancel and trader is not None and trader.dealer is not None:
+        """End: nothing new from now on, then cancel what works; positions stay."""
+        self._cancels = cancel
+        self._stop.set()
+
+    async def _wind_up(self, trader: "Holding") -> None:
+        """Cancel until no order of ours is left, or it has taken too long."""
+        dealer = trader.dealer
+        if dealer is None:
+            return
+        until = self._wall.elapsed() + WIND_UP_SECONDS
+        while dealer.live_orders and self._wall.elapsed() < until:
             try:
-                await trader.dealer.cancel_all()
+                await dealer.cancel_all()
+                await dealer.beat(trader.clock.now(), trader.feed.quotes())
             except DpaError as e:
                 log.warning("orders could not be cancelled: %s", e)
-        self._stop.set()
+                break
+            await self._sleep(WIND_UP_PAUSE)
+        if dealer.live_orders:
+            self.why = f"{len(dealer.live_orders)} orders were still working; see 'dpa kill'"
+            log.critical("the trader ends, and %s", self.why)
 
 
 def _nothing(start: Start) -> dict[str, Any]:
@@ -255,6 +290,7 @@ def _nothing(start: Start) -> dict[str, Any]:
         "orders": [],
         "limits": [],
         "refusals": [],
+        "differences": [],
         "alerts": [],
     }
 

@@ -144,6 +144,11 @@ def test_a_person_pauses_resumes_and_kills_while_it_trades(house):
             assert decided["binds"] in ("reductions", "nothing")
             with pytest.raises(UserError, match="is PAUSED by now"):
                 await service.command("resume", "ann", "seen enough", "something else")
+            for name in ("resume", "adopt"):
+                with pytest.raises(UserError, match="nobody said what was seen"):
+                    await service.command(name, "ann", "seen enough")
+            with pytest.raises(UserError, match="changed since"):
+                await service.command("adopt", "ann", "a look", "something else")
             mark = service.status()["level_mark"]
             assert (await service.command("resume", "ann", "fine", mark))["level"] == "RUNNING"
             killed = await service.command("kill", "ann", "enough")
@@ -182,6 +187,27 @@ def test_a_second_trader_of_the_same_storage_is_refused_and_says_by_whom(house):
             assert third.state == "trading", third.why
             await third.stop()
             await running
+
+    asyncio.run(go())
+    assert house.differences() == ()
+
+
+def test_stopping_leaves_no_order_working(house):
+    resting = {"style": "limit", "collar_bps": 0.01, "order_seconds": 250.0}  # at the mid
+    house.sections = {"trading": resting}
+
+    async def go() -> None:
+        async with house.open() as start:
+            service = service_of(start)
+            running = asyncio.create_task(service.run())
+            await service.settled.wait()
+            await until(lambda: running.done() or service.status()["orders"])
+            assert service.state == "trading"
+            await service.stop()
+            await running
+            assert (service.state, service.why) == ("stopped", "")
+            over = {"Filled", "Cancelled", "ApiCancelled", "Inactive"}
+            assert {order["status"] for order in house.venue.truth()["orders"]} <= over
 
     asyncio.run(go())
     assert house.differences() == ()
