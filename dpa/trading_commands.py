@@ -27,7 +27,7 @@ def add_trading_commands(commands: Any, add_command: Add, storage: str) -> None:
 
 def _add_trade(commands: Any, add_command: Add, storage: str) -> None:
     trade = commands.add_parser(
-        "trade", help="the trader: start, status, pause, resume, flatten, stop, kill"
+        "trade", help="the trader: start, status, pause, resume, adopt, flatten, stop, kill"
     )
     inner = trade.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -66,9 +66,17 @@ def _add_trade(commands: Any, add_command: Add, storage: str) -> None:
         "--by Ada",
         "--by Ada --why 'prices are right again' --yes",
     )
-    resume.add_argument("--by", required=True, metavar="NAME", help="who says so")
-    resume.add_argument("--why", metavar="WORDS", help="reason, kept with it")
-    resume.add_argument("--yes", action="store_true", help="do not ask")
+    adopt = add(
+        "adopt",
+        "where the books differ from the broker's, take over what it holds; shows both, and asks",
+        "--by Ada",
+        "--by Ada --why 'a split' --yes",
+    )
+    adopt.add_argument("--url", default=URL, metavar="URL", help=f"of the service [{URL}]")
+    for parser in (resume, adopt):
+        parser.add_argument("--by", required=True, metavar="NAME", help="who says so")
+        parser.add_argument("--why", metavar="WORDS", help="reason, kept with it")
+        parser.add_argument("--yes", action="store_true", help="do not ask")
     stop = add(
         "stop", "cancel what works and end the trader; positions stay", "",
         module="serve.trade_commands",

@@ -1,6 +1,7 @@
 """The trader behind HTTP: found by name, asked and told."""
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from dpa.serving.types import RequestError, no_trader
 from dpa.trading.places import Places
 from dpa.trading.switch import Switch
 
+log = logging.getLogger("dpa.trading")
 NAME: Final = "trader"
 NAMESPACE: Final = "dpa"
 
@@ -48,7 +50,12 @@ class TraderLink:
     ) -> Mapping[str, Any]:
         """See :class:`dpa.serving.types.Trader`."""
         if name == "kill":  # the file first: it holds whoever lives or comes
-            await asyncio.to_thread(self._halt, by, why)
+            try:
+                await asyncio.to_thread(self._halt, by, why)
+            except (DpaError, OSError) as e:  # the trader is told all the same
+                log.critical("the switch cannot be halted: %s", e)
+                if await asyncio.to_thread(find_trader) is None:
+                    raise
         handle = await self._handle(killed=name == "kill")
         if name == "stop":
             found: Mapping[str, Any] = await self._asked(handle.stop.remote())

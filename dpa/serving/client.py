@@ -169,10 +169,11 @@ class Client:
 
         Parameters
         ----------
-        name : {"pause", "resume", "flatten", "stop", "kill"}
+        name : {"pause", "resume", "flatten", "stop", "kill", "adopt"}
         by, why : str
         seen : str, optional
-            ``level_mark`` of the status that a resume resumes from.
+            ``level_mark`` of the status that a resume resumes from, or after which books are
+            adopted.
 
         Raises
         ------
@@ -181,7 +182,9 @@ class Client:
         """
         said = {"by": by, "why": why} | ({} if seen is None else {"seen": seen})
         path = f"/v1/trading/{quote(name, safe='')}"
-        return self._ask("POST", path, orjson.dumps(said), JSON, repeat=name != "resume")
+        return self._ask(
+            "POST", path, orjson.dumps(said), JSON, repeat=name not in ("resume", "adopt")
+        )
 
     def _risk(self, action: str, account: str) -> str:
         return f"/v1/accounts/{quote(account, safe='')}/{action}"

@@ -267,6 +267,7 @@ class TradingAnswer(Loose):
     limits: list[TradingLimit]
     refusals: list[JsonValue] = Field(description="newest last")
     alerts: list[JsonValue] = Field(description="newest last")
+    differences: list[str] = Field([], description="of our books from the broker's; see adopt")
     now: str | None = None
     bar: str | None = None
     nav: float | None = None
@@ -857,6 +858,19 @@ def _add_trading(
         body, _ = await in_time(_read_body(request, JSON))
         said = parse_resume(body)
         status = await in_time(trader.command("resume", said.by, said.why, said.seen))
+        return Response(to_json(status), media_type=JSON)
+
+    @app.post(
+        "/v1/trading/adopt",
+        summary="Take over what the broker holds",
+        openapi_extra=_body(ResumeBody),
+        **entry,
+    )
+    async def adopt(request: HttpRequest) -> Response:
+        """Makes the broker's positions and cash ours where books differ; trading stays halted."""
+        body, _ = await in_time(_read_body(request, JSON))
+        said = parse_resume(body)
+        status = await in_time(trader.command("adopt", said.by, said.why, said.seen))
         return Response(to_json(status), media_type=JSON)
 
 

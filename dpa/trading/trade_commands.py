@@ -92,6 +92,30 @@ def resume_command(arguments: argparse.Namespace) -> None:
     _tell(switch, places)
 
 
+def adopt_command(arguments: argparse.Namespace) -> None:
+    """Make what the broker holds ours, after showing both sides, and asking."""
+    from dpa.serving.client import Client
+
+    with Client(arguments.url, retry_seconds=0.0) as client:
+        status = client.trading()
+        differences = status.get("differences", [])
+        if not differences:
+            print("the books are the broker's: nothing to adopt")
+            return
+        print(f"trading is {status['level']}; the books differ:")
+        for difference in differences:
+            print(f"  {difference}")
+        if not arguments.yes:
+            if not sys.stdin.isatty():
+                raise ConfigError("adopting asks first, and there is no terminal", "give --yes")
+            print("take over what the broker holds? [y/N] ", end="", flush=True)
+            if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+                raise ConfigError("nothing was adopted")
+        why = arguments.why or f"looked at: {'; '.join(differences)}"
+        client.tell_trader("adopt", arguments.by, why[:2000], status["level_mark"])
+    print("the books are the broker's now; trade again with 'dpa trade resume'")
+
+
 def _switch(arguments: argparse.Namespace) -> tuple[Switch, Places]:
     places = Places(arguments.storage.resolve())
     if not places.folder.is_dir():

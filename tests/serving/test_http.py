@@ -685,10 +685,12 @@ def test_a_trader_is_told_who_says_what_and_why() -> None:
     assert said == {"account": "DU1234567", "orders": status["orders"]}
 
 
-@pytest.mark.parametrize("name", ["pause", "resume", "flatten", "stop", "kill"])
+@pytest.mark.parametrize("name", ["pause", "resume", "flatten", "stop", "kill", "adopt"])
 def test_nobody_without_the_token_tells_the_trader_anything(name: str) -> None:
     trader = ToldTrader()
-    body = json.dumps({"by": "Eve", "why": "fun", "seen": "seen"} if name == "resume" else {})
+    body = json.dumps(
+        {"by": "Eve", "why": "fun", "seen": "seen"} if name in ("resume", "adopt") else {}
+    )
     for headers in ({}, {"Authorization": "Bearer wrong"}):
         response = ask(
             trading_app(trader),
@@ -706,6 +708,8 @@ def test_a_resume_needs_a_person_who_looked() -> None:
     for missing in ("by", "why", "seen"):
         body = {"by": "Ada", "why": "all is well", "seen": "seen"}
         del body[missing]
-        assert refusal(post(app, "/v1/trading/resume", body), 422, "invalid")["field"] == missing
+        for name in ("resume", "adopt"):
+            found = refusal(post(app, f"/v1/trading/{name}", body), 422, "invalid")
+            assert found["field"] == missing
     old = {"by": "Ada", "why": "all is well", "seen": "older"}
     refusal(post(app, "/v1/trading/resume", old), 409, "conflict")

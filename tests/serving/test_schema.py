@@ -45,6 +45,7 @@ OPERATIONS = [
     ("POST", "/v1/trading/stop"),
     ("POST", "/v1/trading/kill"),
     ("POST", "/v1/trading/resume"),
+    ("POST", "/v1/trading/adopt"),
 ]
 EXAMPLES = int(os.environ.get("DPA_SCHEMA_EXAMPLES", "25"))
 NOTHING_TO_SEND = ("/v1/bundle", "/healthz", "/readyz", "/v1/trading/orders")
