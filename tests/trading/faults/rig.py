@@ -238,7 +238,8 @@ class Floor:
         for _ in range(2):
             await self._idle()
             if self.broker.client.ready and not self.venue.traits.mute:
-                await self.broker.alive(self.broker.settings.ask_seconds)
+                if not await self.broker.alive(self.broker.settings.ask_seconds):
+                    self.broker._wake.set()  # its watch asks now, not at the next heartbeat
             await self.gateway.settled()
 
     async def _idle(self) -> None:
