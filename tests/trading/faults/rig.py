@@ -237,9 +237,9 @@ class Floor:
         """All that was sent is read, all that was said is heard."""
         for _ in range(2):
             await self._idle()
-            if self.broker.client.ready and not self.venue.traits.mute:
-                if not await self.broker.alive(self.broker.settings.ask_seconds):
-                    self.broker._wake.set()  # its watch asks now, not at the next heartbeat
+            speaks = self.broker.client.ready and not self.venue.traits.mute
+            if speaks and not await self.broker.alive(self.broker.settings.ask_seconds):
+                self.broker._wake.set()  # its watch asks now, not at the next heartbeat
             await self.gateway.settled()
 
     async def _idle(self) -> None:
