@@ -13,6 +13,7 @@ from trading_runs import NEWEST, NO_LIMIT, machine  # noqa: I001
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import gc
 import logging
 import os
@@ -55,6 +56,13 @@ AFTER_CLOSE = timedelta(minutes=5)
 WARM = 5  # sessions before growth is looked at
 MOST_MB = 0.5  # a session
 PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def give_back() -> None:
+    """Give what is free back to the system, so that only what is used is counted."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library has no such thing
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def size_of(things: list[Any]) -> int:
@@ -173,7 +181,7 @@ class Soak:
             self.switch.resume("Ada", "the soak goes on")
         self.halts += halted
         del truth
-        gc.collect()
+        give_back()
         wall, cpu = time.perf_counter(), time.process_time()
         self.found.append(
             Session(
