@@ -18,7 +18,7 @@ INSTALLED_PAPER := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))$(if $(findst
 INSTALLED_DEV := $(VENV)/.installed-sample-dev
 # ib_insync and ib_async cannot be in one environment; this one holds what trading needs, no more.
 ASYNC_VENV ?= .venv-ib-async
-ASYNC_PACKAGES := ib_async numpy pandas pyarrow pydantic pyyaml exchange_calendars scipy \
+ASYNC_PACKAGES := ib_async numpy orjson pandas pyarrow pydantic pyyaml exchange_calendars scipy \
   pytest pytest-randomly pytest-timeout hypothesis
 
 # The first interpreter that is new enough: the one asked for, else what the machine has.
