@@ -79,7 +79,7 @@ test: $(INSTALLED_DEV) $(ASYNC_VENV)/.installed ## install, then ruff, mypy, imp
 	@$(MAKE) --no-print-directory test-ib-async ARGS=
 	OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)" $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
-$(ASYNC_VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+$(ASYNC_VENV)/.installed: Makefile pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing ib_async into $(ASYNC_VENV)"
 	@$(BIN)/python -m venv $(ASYNC_VENV)
 	@grep -v '^tzdata==' constraints.txt > $(ASYNC_VENV)/constraints.txt # ib_async wants an older one
