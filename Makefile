@@ -35,7 +35,7 @@ if [ -z "$${found:-}" ]; then \
 fi
 endef
 
-.PHONY: help install grid horizons serve paper test test-ib-async bench bench-horizons bench-serving soak bench-trading soak-trading constraints clean
+.PHONY: help install grid horizons serve paper test test-ib-async fuzz bench bench-horizons bench-serving soak bench-trading soak-trading constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -90,6 +90,11 @@ $(ASYNC_VENV)/.installed: Makefile pyproject.toml constraints.txt | $(BIN)/pytho
 test-ib-async: $(ASYNC_VENV)/.installed ## what talks to TWS, tested with ib_async instead of ib_insync
 	OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)" $(ASYNC_VENV)/bin/python -m pytest \
 	  tests/simulation/tws/test_protocol.py tests/trading/ibkr $(ARGS)
+
+fuzz: $(INSTALLED_DEV) ## the property tests with new random examples (ARGS=tests/trading for some)
+	OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)" $(BIN)/python -m pytest -n 2 --dist loadgroup \
+	  --hypothesis-profile=search --timeout=1800 \
+	  $$(grep -lr --include='test_*.py' 'hypothesis import' $(or $(ARGS),tests))
 
 bench: $(INSTALLED_DEV) bench-horizons ## the measured comparisons; DPA_MARKET_DATA=folder of real prices
 	$(BIN)/python tests/benchmarks/bench_truth.py

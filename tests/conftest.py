@@ -4,7 +4,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# Same examples at each run, and none judged by the wall clock. `make fuzz` looks for new ones.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)
+hypothesis.settings.register_profile("search", deadline=None, max_examples=500, print_blob=True)
+hypothesis.settings.load_profile("same")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LONG = ("test_docs.py", "test_grid.py", "test_horizons.py")  # begun first: the rest fills the gaps

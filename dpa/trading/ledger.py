@@ -15,6 +15,7 @@ from dpa.trading.types import Commission, Execution, Money, Position
 
 USD = "USD"
 _ZERO = Decimal(0)
+_QUANTUM = Decimal("1e-12")  # USD; what a division leaves is rounded to it, so that sums are exact
 _Key = tuple[datetime, str]
 
 
@@ -75,7 +76,7 @@ class _Held:
             return _Held(self.shares + signed, self.basis + signed * price, self.realised)
         closed = min(abs(signed), abs(self.shares)).copy_sign(signed)
         left = self.shares + closed
-        released = self.basis if left == 0 else -self.basis * closed / self.shares
+        released = self.basis if left == 0 else _rounded(-self.basis * closed / self.shares)
         opened = signed - closed
         return _Held(
             left + opened,
@@ -354,7 +355,7 @@ class Ledger:
         opening = self._opening.get(symbol)
         held = _Held()
         if opening is not None:
-            held = _Held(opening.shares, opening.shares * opening.average_cost)
+            held = _Held(opening.shares, _rounded(opening.shares * opening.average_cost))
         for stem in sorted(self._corrected):
             old, new = self._covered[stem], self._corrected[stem]
             if old.symbol == symbol:
@@ -388,6 +389,10 @@ def _signed(execution: Execution) -> Decimal:
 
 def _paid(execution: Execution) -> Money:
     return _signed(execution) * execution.price
+
+
+def _rounded(money: Money) -> Money:
+    return money.quantize(_QUANTUM)
 
 
 def _key(execution: Execution) -> _Key:
