@@ -75,7 +75,9 @@ def test_every_requirement_is_explained() -> None:
 
 def test_every_imported_package_is_a_requirement() -> None:
     declared = {canonicalize_name(r.name) for r in map(Requirement, PROJECT["dependencies"])}
-    declared |= {canonicalize_name(Requirement(text).name) for text in EXTRAS["sample"] + EXTRAS["mcp"]}
+    declared |= {
+        canonicalize_name(Requirement(text).name) for text in EXTRAS["sample"] + EXTRAS["mcp"]
+    }
     distributions = metadata.packages_distributions()
     own = {"dpa", *(path.stem for path in (REPOSITORY / "tune").glob("*.py"))}
     for path in [*(REPOSITORY / "dpa").rglob("*.py"), *(REPOSITORY / "tune").glob("*.py")]:
