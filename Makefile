@@ -35,7 +35,7 @@ if [ -z "$${found:-}" ]; then \
 fi
 endef
 
-.PHONY: help install grid horizons serve paper test test-ib-async fuzz bench bench-horizons bench-serving soak bench-trading soak-trading constraints clean
+.PHONY: help install grid horizons serve paper test test-long test-ib-async fuzz bench bench-horizons bench-serving soak bench-trading soak-trading constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -71,13 +71,18 @@ serve: $(INSTALLED) ## install, then serve decisions at http://127.0.0.1:8000 (a
 paper: $(INSTALLED_PAPER) ## install with ib_insync, then trade a day of paper money through a simulated TWS
 	@$(BIN)/python serve/paper.py $(ARGS)
 
+PYTEST = OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)" $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
 test: $(INSTALLED_DEV) $(ASYNC_VENV)/.installed ## install, then ruff, mypy, import-linter and pytest
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	@$(MAKE) --no-print-directory test-ib-async ARGS=
-	OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)" $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(PYTEST) -m "not long" $(ARGS)
+
+test-long: $(INSTALLED_DEV) ## the tests that take minutes: documented walk-throughs, drivers and actors killed in the middle
+	$(PYTEST) -m long $(ARGS)
 
 $(ASYNC_VENV)/.installed: Makefile pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing ib_async into $(ASYNC_VENV)"

@@ -13,7 +13,8 @@ hypothesis.settings.register_profile("search", deadline=None, max_examples=500, 
 hypothesis.settings.load_profile("same")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-LONG = ("test_docs.py", "test_grid.py", "test_horizons.py")  # begun first: the rest fills the gaps
+# Begun first: the rest fills the gaps.
+LONG = ("test_docs.py", "test_grid.py", "test_horizons.py", "test_paper.py")
 
 
 @pytest.hookimpl(trylast=True)

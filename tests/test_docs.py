@@ -260,6 +260,7 @@ def test_blocks_hold_commands() -> None:
     assert sum(len(block.commands) for block in BLOCKS) > 30
 
 
+@pytest.mark.long
 @pytest.mark.timeout(RUN_SECONDS)
 @pytest.mark.parametrize("page", RUN_PAGES, ids=lambda page: page.name)
 def test_marked_commands_run_as_written(page: Path, tmp_path: Path) -> None:

@@ -331,6 +331,7 @@ def test_a_damaged_bundle_is_refused_by_name_and_the_old_one_serves(service, tmp
     until(lambda: service.client.bundle()["refused"] is None, "all is well again")
 
 
+@pytest.mark.long
 def test_killed_stages_decide_as_if_nothing_had_happened(service):
     service.step()
     stages = (MARKET, BLENDER, ARBITER, GATE, SIZER)
@@ -342,6 +343,7 @@ def test_killed_stages_decide_as_if_nothing_had_happened(service):
     assert not set(killed) & {pid(name) for name in stages}
 
 
+@pytest.mark.long
 def test_a_killed_family_is_left_out_until_it_is_back(service):
     service.step()
     os.kill(pid("family-ridge"), signal.SIGKILL)
@@ -393,6 +395,7 @@ def test_metrics_reach_ray(service):
     until(there, "metrics of decisions")
 
 
+@pytest.mark.long
 def test_the_fused_topology_decides_the_same(port, bundles, tmp_path):
     from ray import serve
 

@@ -149,6 +149,7 @@ def run(tmp_path) -> Iterator[Run]:
 
 
 @pytest.mark.ray
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_day_with_a_killed_actor_a_pause_and_a_kill_ends_with_the_gateways_books(run):
     begun = run.until(lambda s: s["state"] == "trading" and s.get("fills", 0) >= 2, "two fills")

@@ -224,6 +224,7 @@ def wait_for_folds(process: subprocess.Popen[str], storage: Path, folds: int) ->
     pytest.fail(f"the grid did not get to fold {folds}:\n{process.communicate()[0]}")
 
 
+@pytest.mark.long
 def test_interrupted_and_killed_drivers_are_resumed_to_the_same_results(
     undisturbed: RunDirectory,
     prices: Path,
