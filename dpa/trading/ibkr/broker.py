@@ -238,12 +238,8 @@ class IbkrBroker(Listener):
     async def _watch(self) -> None:
         """Wait for the next question to TWS, or a loss; ask."""
         await self._pause(self.settings.heartbeat_seconds)
-        if not self.client.ready or await self.alive(self.settings.ask_seconds):
-            return
-        why = f"TWS did not answer in {self.settings.ask_seconds:g} s"
-        self._tell(Notice(codes.SILENT, why))
-        self.client.close(why)
-        self.link_lost(why)
+        if self.client.ready:
+            await self.alive(self.settings.ask_seconds)
 
     async def _pause(self, seconds: float) -> None:
         self._wake.clear()
@@ -258,7 +254,7 @@ class IbkrBroker(Listener):
                 wait.cancel()
 
     async def alive(self, timeout_seconds: float) -> bool:
-        """Whether TWS answers; it has then read all that was sent before."""
+        """Whether TWS answers; it has then read all that was sent before. Ended where it does not."""
         return await self.client.round_trip(timeout_seconds)
 
     # questions

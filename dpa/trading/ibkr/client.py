@@ -16,7 +16,7 @@ from dpa.clock import Clock
 from dpa.config import IbkrConfig
 from dpa.errors import ConfigError, DpaError, TransientError
 from dpa.trading.ibkr.callbacks import Callbacks, Key, Listener, Request, Stream
-from dpa.trading.ibkr.codes import BEFORE_READY, ID_IN_USE
+from dpa.trading.ibkr.codes import BEFORE_READY, ID_IN_USE, SILENT
 from dpa.trading.ibkr.pace import Pace, Sleep, Urgency
 from dpa.trading.ibkr.safety import check_address
 
@@ -305,7 +305,7 @@ class TwsClient:
             TWS refused.
         """
         arguments = (key, *arguments) if isinstance(key, int) else arguments
-        twice = key in self._asked  # an earlier answer may still come: see Request
+        client, twice = self._client, key in self._asked  # a late answer may come: see Request
         request = self.callbacks.requests[key] = Request(ends=2 if twice else 1)
         seconds = seconds or self.settings.ask_seconds
         try:
@@ -314,23 +314,47 @@ class TwsClient:
             async with asyncio.timeout(seconds):  # wait_for may swallow a cancellation
                 return await request.future
         except TimeoutError as e:
-            if key in UNNUMBERED:
+            why = f"no answer to {method} in {seconds:g} s"
+            if twice:
+                self._end_silent(client, f"TWS: {why}, again")
+            elif key in UNNUMBERED:
                 self._asked.add(key)
-            raise TransientError(f"TWS: no answer to {method} in {seconds:g} s") from e
+            raise TransientError(f"TWS: {why}") from e
         finally:
             if self.callbacks.requests.get(key) is request:
                 del self.callbacks.requests[key]
 
     async def round_trip(self, seconds: float) -> bool:
-        """Whether TWS answers; when it does, it has read all that was sent before."""
+        """Whether TWS answers; when it does, it has read all that was sent before.
+
+        Where it does not answer in time the connection is ended, and the listeners are told:
+        the question has no number, so that on the same connection an answer that was only late
+        would be taken for that to a later question, and one that was lost would leave each later
+        question with the answer to the one after it.
+        """
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        client = None
         try:
-            await self.send(Urgency.ORDER, "reqCurrentTime")
+            await self.turn(Urgency.ORDER)
+            client = self._client
+            self.call("reqCurrentTime")
             self.callbacks.times.append(future)
             async with asyncio.timeout(seconds):
                 return await asyncio.shield(future)
-        except (TimeoutError, DpaError):
+        except TimeoutError:
+            self._end_silent(client, f"TWS did not answer in {seconds:g} s")
             return False
+        except DpaError:
+            return False
+
+    def _end_silent(self, client: Any, why: str) -> None:
+        """End a connection whose answers can no longer be told apart."""
+        if client is None or client is not self._client:
+            return
+        self.close(why)
+        for listener in self.callbacks.listeners:
+            listener.notice(-1, SILENT, why)
+            listener.link_lost(why)
 
     async def subscribe(self, stream: Stream, method: str, *arguments: Any) -> int:
         """Begin a stream; its number. Numbers are in the order in which requests were sent."""

@@ -232,6 +232,37 @@ def test_a_gateway_that_goes_mute_is_noticed() -> None:  # fault 12
     run(scenario)
 
 
+def test_no_answer_serves_another_question_after_one_was_lost() -> None:  # fault 12
+    async def scenario() -> None:
+        async with rig(heartbeat_seconds=600) as r:
+            r.fault(do="mute")
+            assert not await r.broker.alive(0.2)
+            r.undo_faults()
+            await r.until(lambda: links(r.events) == [True, False, True])
+            assert SILENT in codes(r.events)
+            for _ in range(2):
+                assert await r.broker.alive(BOUND)
+
+    run(scenario)
+
+
+def test_open_orders_are_never_those_of_a_question_before() -> None:  # fault 14
+    async def scenario() -> None:
+        async with rig(heartbeat_seconds=600, ask_seconds=0.3) as r:
+            r.venue.traits.lag_seconds = 1.0
+            assert not (await r.broker.snapshot()).complete
+            assert not (await r.broker.snapshot()).complete
+            r.venue.traits.lag_seconds = 0.0
+            await r.until(lambda: r.broker.connected)
+            order = r.order(away=True)
+            await r.broker.place(order)
+            while not (snapshot := await r.broker.snapshot()).complete:
+                await r.until(lambda: r.broker.connected)
+            assert [word.ref for word in snapshot.open_orders] == [order.ref]
+
+    run(scenario)
+
+
 def test_an_answer_does_not_swallow_a_cancellation() -> None:
     async def scenario() -> None:
         async with rig() as r:
