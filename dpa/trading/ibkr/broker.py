@@ -254,7 +254,7 @@ class IbkrBroker(Listener):
                 wait.cancel()
 
     async def alive(self, timeout_seconds: float) -> bool:
-        """Whether TWS answers; it has then read all that was sent before. Ended where it does not."""
+        """Whether TWS answers: it has read all that was sent before then. Else it is hung up on."""
         return await self.client.round_trip(timeout_seconds)
 
     # questions
