@@ -95,8 +95,8 @@ def test_what_is_mounted_is_what_an_installation_needs(written: dict[str, Any]) 
     }
     assert all(remote == local for remote, local in mounted.items())
     assert all((REPOSITORY / local).exists() for local in mounted.values())
-    needed = {"dpa", "tune", "Makefile", "pyproject.toml", "constraints.txt", "README.md"}
-    assert needed | {"LICENSE"} == set(mounted)
+    needed = {"dpa", "tune", "serve", "Makefile", "pyproject.toml", "constraints.txt"}
+    assert needed | {"README.md", "LICENSE"} == set(mounted)
 
 
 def test_machines_are_installed_as_the_readme_says(written: dict[str, Any]) -> None:
