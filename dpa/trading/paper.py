@@ -4,18 +4,19 @@ What a fill costs:
 
 - *Spread.* Orders that take liquidity cross the quote: purchases pay the ask, sales get the bid.
   The half-spread of the cost model is not charged on top; the quote has it.
-- *Impact.* The price paid moves away by :meth:`~dpa.market.costs.CostModel.impact` of the value
-  filled, USD a share: ``k * sigma_day * sqrt(value / ADV)`` of the price, where the volatility and
-  the average daily value of the symbol are known. It never moves a fill beyond a limit: an order
-  that crosses pays it as far as its limit allows, so an adaptive one, whose last limit is the far
-  side, pays none. For large orders in thin names that flatters: compare with market orders.
+- *Impact.* Every fill pays :meth:`~dpa.market.costs.CostModel.impact`, USD: ``k * sigma_day *
+  sqrt(value / ADV)`` of the value, where the volatility and the average daily value of the symbol
+  are known, and for what was filled of the order before and now together, so that an order pays
+  for its whole size in however many fills. The price moves away by it as far as the limit allows;
+  what the limit keeps out of the price is charged with the commission. So an adaptive order, whose
+  last limit is the far side, is no cheaper here than in the model.
 - *Commission.* :meth:`~dpa.market.costs.CostModel.commission` of the value filled, USD, rounded to
   a hundredth of a cent.
 - *Size.* No more is filled than the quote shows, each quote once; a size of 0 was not told, and
   limits nothing. What is left waits for the next quote.
 
-A limit that waited in the market is filled at the limit once the other side reaches it: it gave
-liquidity, and pays neither spread nor impact. Borrow
+A limit that waited in the market is filled at the limit once the other side reaches it: it saves
+the spread, and not the impact. Borrow
 fees are not charged. Everything is a function of the orders and the quotes: no chance, no clock
 but the one handed in.
 """
@@ -452,7 +453,7 @@ class PaperBroker:
         if price is None:
             self._end(order, "the session is over, and nothing was traded")
         else:
-            self._fill(order, order.left, price + self._impact(order, order.left, price))
+            self._fill(order, order.left, price, self._impact(order, order.left, price))
 
     def _match(self, order: PaperOrder, fresh: bool) -> None:
         """Fill what the quote gives; `fresh`: the order has only now come to this limit."""
@@ -467,29 +468,33 @@ class PaperBroker:
         shares = order.left if left is None else min(order.left, left)
         if touch is None or shares <= 0:
             return
-        price = touch + self._impact(order, shares, touch)
-        if order.limit is not None:
-            sign = order.side.sign
-            if (touch - order.limit) * sign > 0:
-                return
-            reached = price if fresh else order.limit
-            price = order.limit if (reached - order.limit) * sign > 0 else reached
+        sign, rests = order.side.sign, not fresh
+        if order.limit is not None and (touch - order.limit) * sign > 0:
+            return
+        price = order.limit if rests and order.limit is not None else touch
         offer.take(order.side, shares)
-        self._fill(order, shares, price)
+        self._fill(order, shares, price, self._impact(order, shares, touch))
 
     def _impact(self, order: PaperOrder, shares: int, price: Money) -> Money:
-        """Return what the price moves away, USD a share, signed."""
+        """Return what filling so many more shares costs beyond the price, USD."""
         known = self.liquidity.get(order.symbol)
         if known is None or not known.adv_usd > 0 or not known.sigma_day > 0:
             return Decimal(0)
         nav = self._costs.config.nav_usd
-        trade = float(shares * price) / nav
-        paid = self._costs.impact(trade, known.sigma_day, known.adv_usd) * nav
-        return order.side.sign * _cents(paid / shares)
+        before, after = (
+            self._costs.impact(float(n * price) / nav, known.sigma_day, known.adv_usd) * nav
+            for n in (order.filled, order.filled + shares)
+        )
+        return _cents(after - before)
 
-    def _fill(self, order: PaperOrder, shares: int, price: Money) -> None:
+    def _fill(self, order: PaperOrder, shares: int, price: Money, impact: Money) -> None:
+        """Book a fill at `price` moved away by `impact`, as far as the limit allows."""
+        moved = price + order.side.sign * _cents(float(impact / shares))
         fee = _cents(self._costs.commission(float(shares * price)))
-        after, execution, commission = self._book.fill(order, shares, price, fee, self._clock.now())
+        if order.limit is not None and (moved - order.limit) * order.side.sign > 0:
+            fee += _cents(float(impact - shares * abs(order.limit - price)))
+            moved = order.limit
+        after, execution, commission = self._book.fill(order, shares, moved, fee, self._clock.now())
         self._events += [execution, commission, self._said(after)]
 
 

@@ -164,27 +164,66 @@ def test_a_limit_that_waits_is_filled_at_itself(desk: Desk) -> None:
     assert desk.fills == [(100, Decimal("100.00"))]
 
 
-def test_impact_never_goes_beyond_a_limit(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, liquidity={"AAPL": Liquidity(0.05, 1e5)})
-    desk.quote()
-    desk.place(LIMIT, "100.20")
-    assert desk.fills == [(100, Decimal("100.20"))]
+LIQUIDITY = Liquidity(sigma_day=0.02, adv_usd=1e7)
 
 
-def test_a_limit_that_crosses_pays_impact_within_it_and_one_that_rests_pays_none(
-    tmp_path: Path,
+def modelled(shares: int, price: str, liquidity: Liquidity = LIQUIDITY) -> float:
+    """Impact and commission of an order by the shared cost model, USD."""
+    costs = CostModel(Settings().costs)
+    nav = costs.config.nav_usd
+    value = shares * float(price)
+    impact = costs.impact(value / nav, liquidity.sigma_day, liquidity.adv_usd) * nav
+    return float(impact + costs.commission(value))
+
+
+@pytest.mark.parametrize("limit", ["100.11", "100.10"])
+def test_what_the_limit_keeps_out_of_the_price_is_charged_all_the_same(
+    tmp_path: Path, limit: str
 ) -> None:
-    desk = Desk(tmp_path, liquidity={"AAPL": Liquidity(0.02, 1e8)})
+    desk = Desk(tmp_path, liquidity={"AAPL": LIQUIDITY})
+    desk.quote(quote("AAPL", NOON, ask_size=0))
+    order = desk.place(replace(LIMIT, shares=5000), "100.05")
+    assert desk.fills == []
+    run(desk.broker.modify(order, Decimal(limit)))
+    assert desk.fills == [(5000, Decimal(limit))]
+    spent = Decimal(1_000_000) - desk.broker.book.cash
+    assert float(spent) == pytest.approx(5000 * 100.10 + modelled(5000, "100.10"), abs=0.01)
+
+
+def test_an_order_costs_the_same_at_the_market_and_stepped_to_the_far_side(tmp_path: Path) -> None:
+    spent = []
+    for name, limit in (("market", None), ("adaptive", "100.10")):
+        desk = Desk(tmp_path / name, liquidity={"AAPL": LIQUIDITY})
+        desk.quote(quote("AAPL", NOON, ask_size=0))
+        desk.place(replace(LIMIT if limit else BUY, shares=5000), limit)
+        spent.append(float(1_000_000 - desk.broker.book.cash))
+    assert spent[0] == pytest.approx(spent[1], abs=1.0)
+
+
+@pytest.mark.parametrize("limit", [None, "100.10", "101"])
+def test_many_fills_of_an_order_cost_what_one_does(tmp_path: Path, limit: str | None) -> None:
+    desk = Desk(tmp_path, liquidity={"AAPL": LIQUIDITY})
+    desk.quote(quote("AAPL", NOON, ask_size=700))
+    desk.place(replace(LIMIT if limit else BUY, shares=5000), limit)
+    for _ in range(8):
+        desk.wait(1)
+        desk.quote(quote("AAPL", desk.clock.now(), ask_size=700))
+    assert sum(shares for shares, _ in desk.fills) == 5000
+    assert len(desk.fills) == 8
+    waited = 0 if limit != "101" else 4300 * 0.90  # at its own limit, having waited for size
+    spent = float(1_000_000 - desk.broker.book.cash) - waited
+    assert spent == pytest.approx(5000 * 100.10 + modelled(5000, "100.10"), abs=1.0)
+
+
+def test_a_limit_that_rests_saves_the_spread_and_pays_the_impact(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, liquidity={"AAPL": LIQUIDITY})
     desk.quote()
-    impact = Decimal("0.0200")  # 100.10 * 0.02 * sqrt(10010 / 1e8)
-    desk.place(LIMIT, "100.50")
-    assert desk.fills == [(100, Decimal("100.10") + impact)]
-    desk.place(replace(LIMIT, id="dpa-" + "1" * 24), "100.11")
-    assert desk.fills[-1] == (100, Decimal("100.11"))
-    desk.place(replace(LIMIT, id="dpa-" + "2" * 24), "100.00")
+    desk.place(LIMIT, "100.00")
     desk.wait(1)
     desk.quote(quote("AAPL", desk.clock.now(), "99.80", "99.95"))
-    assert desk.fills[-1] == (100, Decimal("100.00"))
+    assert desk.fills == [(100, Decimal("100.00"))]
+    (fee,) = [e for e in desk.told if isinstance(e, Commission)]
+    assert float(fee.amount) == pytest.approx(modelled(100, "100.00"), rel=1e-3)
 
 
 def test_a_new_limit_can_fill_at_once(desk: Desk) -> None:
