@@ -702,6 +702,9 @@ class TradingConfig(Section):
         10.0, gt=0, le=3600, description="an order that waits longer to be sent is given up"
     )
     what_if: bool = Field(False, description="ask for margins before each order that adds risk")
+    cash_difference: float = Field(
+        0.005, gt=0, le=1, description="cash that no trade explains, share of NAV; more pauses"
+    )
     lease_seconds: float = Field(
         15.0, gt=0, le=3600, description="how long a trader that went silent keeps its place"
     )
@@ -760,6 +763,24 @@ class AlertsConfig(Section):
     )
 
 
+class LoggingConfig(Section):
+    """Structured logs: one JSON object a line, one file a process."""
+
+    log_files: bool = Field(True, description="write them; what is printed stays as it is")
+    log_directory: str | None = Field(
+        None, description="where they lie; none: the folder logs of the storage"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least level that is written"
+    )
+    log_file_bytes: int = Field(
+        10_000_000, ge=10_000, le=10**9, description="size at which a file is turned over, bytes"
+    )
+    log_files_kept: int = Field(
+        20, ge=1, le=10_000, description="files kept in the folder; the oldest go"
+    )
+
+
 class Settings(Frozen):
     """The whole tree."""
 
@@ -783,10 +804,20 @@ class Settings(Frozen):
     trading: TradingConfig = TradingConfig()
     ibkr: IbkrConfig = IbkrConfig()
     alerts: AlertsConfig = AlertsConfig()
+    logging: LoggingConfig = LoggingConfig()
 
 
-GRID_SECTIONS = ("data", "model", "training", "walk_forward", "costs")
-HORIZON_SECTIONS = ("data", "horizons", "families", "stacking", "model", "training", "walk_forward")
+GRID_SECTIONS = ("data", "model", "training", "walk_forward", "costs", "logging")
+HORIZON_SECTIONS = (
+    "data",
+    "horizons",
+    "families",
+    "stacking",
+    "model",
+    "training",
+    "walk_forward",
+    "logging",
+)
 DECISION_SECTIONS = (
     "standardise",
     "confidence",
@@ -798,7 +829,7 @@ DECISION_SECTIONS = (
     "sizing",
     "risk",
 )
-TRADING_SECTIONS = (*DECISION_SECTIONS, "serving", "trading", "ibkr", "alerts")
+TRADING_SECTIONS = (*DECISION_SECTIONS, "serving", "logging", "trading", "ibkr", "alerts")
 
 
 def _one_line(error: ValidationError, origin: str) -> ConfigError:

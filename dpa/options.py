@@ -19,6 +19,7 @@ from dpa.config import ENV_PREFIX, Settings, absent, load_settings
 from dpa.errors import ConfigError
 
 ALIASES = {"path": ("--data",)}
+NOT_AXES = ("data", "logging")  # sections whose settings cannot vary within a grid
 _DESTINATION = "setting."
 
 
@@ -217,7 +218,7 @@ def add_settings_options(
         group = parser.add_argument_group(f"{section} settings", model.__doc__.splitlines()[0])
         for option in settings_options().values():
             if option.section == section:
-                _add_option(group, option, axes and section != "data")
+                _add_option(group, option, axes and section not in NOT_AXES)
 
 
 def _add_option(group: Any, option: Option, axis: bool) -> None:
@@ -293,7 +294,7 @@ def read_axes(arguments: argparse.Namespace) -> dict[str, tuple[Any, ...]]:
     axes: dict[str, tuple[Any, ...]] = {}
     for name, text in given_options(arguments).items():
         option = settings_options()[name]
-        parts = [text] if option.section == "data" else text.split(",")
+        parts = [text] if option.section in NOT_AXES else text.split(",")
         values = tuple(option.parse(part, option.flag) for part in parts)
         axes[name] = check_distinct(values, option.flag)
     return axes
@@ -328,9 +329,9 @@ def option_table() -> str:
         "environment (`DPA__MODEL__WINDOW=60`) and on the command line (`--window 60`).",
         "Precedence: defaults < YAML < environment < command line. `none` stands for absent.",
         "`python tune/grid.py` takes several values, separated by commas, for every setting but",
-        "those of `data`, and makes an axis of the grid of them. Everywhere else, as in",
-        "`python tune/horizons.py`, a setting has one value, and commas separate the entries of a",
-        "list. The grid reads the sections `data` to `costs`; predictors read all but `costs`.",
+        "those of `data` and `logging`, and makes an axis of the grid of them. Everywhere else, as",
+        "in `python tune/horizons.py`, a setting has one value, and commas separate the entries of",
+        "a list. The grid reads the sections `data` to `costs`; predictors read all but `costs`.",
     ]
     for section, section_info in Settings.model_fields.items():
         model: Any = section_info.annotation

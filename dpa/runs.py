@@ -170,9 +170,9 @@ def run_fingerprint(
 ) -> str:
     """Hash of what determines a run's numbers: settings, axes, data, code, library versions.
 
-    The bars themselves count, not where they lie.
+    The bars themselves count, not where they lie; nor what is logged.
     """
-    places = {"data": {"path", "dollar_volume_path"}}
+    places: Any = {"data": {"path", "dollar_volume_path"}, "logging": True}
     return stable_hash(
         {
             "settings": settings.model_dump(mode="json", exclude=places),

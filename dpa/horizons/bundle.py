@@ -101,7 +101,7 @@ def bundle_fingerprint(manifest: BundleManifest) -> str:
     counts.
     """
     content = manifest.model_dump(mode="json", exclude={"created_at", "run_id", "fingerprint"})
-    for section in ("data", "serving", *DECISION_SECTIONS):
+    for section in ("data", "serving", "logging", *DECISION_SECTIONS):
         content["settings"].pop(section, None)
     content["settings"]["horizons"] |= {"plugins": None, "cluster": None}
     content["plugins"] = None

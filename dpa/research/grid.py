@@ -17,7 +17,7 @@ from dpa.config import (
     settings_from_layers,
 )
 from dpa.errors import ConfigError
-from dpa.options import check_distinct, find_option, nested, settings_options, typed
+from dpa.options import NOT_AXES, check_distinct, find_option, nested, settings_options, typed
 from dpa.runs import seeded, trial_id
 from dpa.validation.splits import Fold, walk_forward_folds
 
@@ -149,8 +149,11 @@ def _file_axes(section: Any, origin: str) -> dict[str, tuple[Any, ...]]:
                 f"{origin}: grid: {key}: is no setting of the cluster model's grid",
                 "settings of predictors belong to tune/horizons.py",
             )
-        if option.section == "data":
-            raise ConfigError(f"{where}: the data cannot vary within a grid", "set it under 'data'")
+        if option.section in NOT_AXES:
+            raise ConfigError(
+                f"{where}: the {option.section} cannot vary within a grid",
+                f"set it under '{option.section}'",
+            )
         listed = values if isinstance(values, list) else [values]
         axes[option.name] = check_distinct(
             tuple(option.check(value, where) for value in listed), where
