@@ -1,0 +1,163 @@
+"""Ray on the hosts, by the project's own cluster-onprem.yaml and Ray's own commands."""
+
+import copy
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dpa.errors import DpaError
+from tests.hosts.host import SHARED, SOURCE, USER, Host
+from tests.hosts.machines import REPOSITORY, Machines
+
+FILE = "cluster-onprem.yaml"
+KEY = "~/.ssh/key"
+OBJECT_STORE = 100 * 2**20
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
+UP = {**TOKEN, "RAY_UP_enable_autoscaler_v2": "0"}
+BIN = str(REPOSITORY / ".venv" / "bin")
+UP_SECONDS, JOIN_SECONDS, LOOK_SECONDS = 300.0, 180.0, 0.5
+
+
+def substituted(
+    written: Mapping[str, Any], head: str, workers: Sequence[str], num_cpus: int
+) -> dict[str, Any]:
+    """The on-premise file for these hosts: addresses, user, key, and how much each may take.
+
+    Everything else stays as `written`: what is mounted, installed and run.
+
+    Raises
+    ------
+    DpaError
+        The file does not have what is to be replaced.
+    """
+    cluster: dict[str, Any] = copy.deepcopy(dict(written))
+    try:
+        n_workers = len(cluster["provider"]["worker_ips"])
+        cluster["provider"] |= {"head_ip": head, "worker_ips": list(workers)}
+        if (cluster["min_workers"], cluster["max_workers"]) != (n_workers, n_workers):
+            raise KeyError("min_workers")
+        cluster |= {"min_workers": len(workers), "max_workers": len(workers)}
+        cluster["auth"] |= {"ssh_user": USER, "ssh_private_key": KEY}
+        for key in ("head_start_ray_commands", "worker_start_ray_commands"):
+            [at] = [i for i, words in enumerate(cluster[key]) if "ray start" in words]
+            cluster[key][at] += f" --num-cpus={num_cpus} --object-store-memory={OBJECT_STORE}"
+    except (KeyError, ValueError, TypeError) as e:
+        raise DpaError(f"{FILE}: cannot be filled in ({e})", "see tests/hosts/cluster.py") from e
+    return cluster
+
+
+@dataclass
+class Cluster:
+    """Ray on `machines`.
+
+    Parameters
+    ----------
+    machines : Machines
+    num_cpus : int
+        Of each host, as Ray counts.
+    """
+
+    machines: Machines
+    num_cpus: int = 1
+
+    @property
+    def operator(self) -> Host:
+        """Who gives the commands."""
+        return self.machines.operator
+
+    @property
+    def head(self) -> Host:
+        """The head."""
+        return self.machines.head
+
+    @property
+    def file(self) -> Path:
+        """The filled in file, as the operator sees it."""
+        return Path("~").expanduser() / FILE
+
+    def write_file(self) -> None:
+        """Fill in the project's file."""
+        written = yaml.safe_load((REPOSITORY / FILE).read_text(encoding="utf-8"))
+        plan = self.machines.plan
+        head, *workers = (str(plan.of(name)) for name in self.machines.names)
+        text = yaml.safe_dump(substituted(written, head, workers, self.num_cpus), sort_keys=False)
+        (self.operator.layout.home / FILE).write_text(text, encoding="utf-8")
+
+    def up(self) -> tuple[float, float]:
+        """``ray up``; seconds until the head answered, and until all workers were there."""
+        began = time.monotonic()
+        self.write_file()
+        self.operator.run(f"{BIN}/ray", "get-auth-token", "--generate")
+        self.operator.run("chmod", "600", str(Path.home() / ".ray" / "auth_token"))
+        self.operator.run(
+            f"{BIN}/ray", "up", "--yes", "--no-config-cache", str(self.file),
+            seconds=UP_SECONDS, env=UP,
+        )  # fmt: skip
+        head = time.monotonic() - began
+        self.wait_for_nodes(len(self.machines.names))
+        return head, time.monotonic() - began
+
+    def down(self) -> None:
+        """``ray down``, and ``ray stop`` on the workers, as docs/clusters.md says."""
+        self.operator.run(f"{BIN}/ray", "down", "--yes", str(self.file), seconds=120.0, env=UP)
+        for name in self.machines.names[1:]:
+            self.ssh(name, f"{SOURCE}/.venv/bin/ray stop", seconds=60.0)
+
+    def ssh(self, name: str, words: str, seconds: float = 60.0) -> str:
+        """Run `words` on a host through ssh, as the operator; what it printed."""
+        address = str(self.machines.plan.of(name))
+        return self.operator.run(
+            "ssh", "-i", str(Path.home() / ".ssh" / "key"), "-o", "BatchMode=yes",
+            "-o", "StrictHostKeyChecking=accept-new", f"{USER}@{address}", words, seconds=seconds,
+        ).stdout  # fmt: skip
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Nodes that Ray counts as alive."""
+        code = (
+            "import json, logging, ray; ray.init(address='auto', log_to_driver=False, "
+            "logging_level=logging.ERROR); "
+            "print('\\n' + json.dumps([n for n in ray.nodes() if n['Alive']]))"
+        )
+        done = self.head.attempt(f"{BIN}/python", "-c", code, seconds=60.0, env=TOKEN)
+        try:
+            found: list[dict[str, Any]] = json.loads(done.stdout.strip().splitlines()[-1])
+        except (IndexError, ValueError):
+            return []
+        return found
+
+    def wait_for_nodes(self, count: int, seconds: float = JOIN_SECONDS) -> float:
+        """Until Ray has `count` nodes; how long it took.
+
+        Raises
+        ------
+        DpaError
+            They do not come; with what the autoscaler wrote.
+        """
+        began = time.monotonic()
+        while len(self.nodes()) != count:
+            if time.monotonic() - began > seconds:
+                log = "tail -n 40 /tmp/ray/session_latest/logs/monitor.*"
+                raise DpaError(
+                    f"{len(self.nodes())} nodes after {seconds:g} s, {count} wanted:\n"
+                    + self.head.attempt("bash", "-c", log).stdout
+                )
+            time.sleep(LOOK_SECONDS)
+        return time.monotonic() - began
+
+    def name_of(self, address: str) -> str:
+        """The host that has `address`."""
+        plan = self.machines.plan
+        return next(name for name in self.machines.names if str(plan.of(name)) == address)
+
+    def shared(self, *parts: str) -> Path:
+        """A path below the shared folder, as hosts see it."""
+        return SHARED.joinpath(*parts)
+
+    def outside(self, *parts: str) -> Path:
+        """The same path, as this process sees it."""
+        return self.machines.shared.joinpath(*parts)
