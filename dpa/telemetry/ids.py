@@ -4,25 +4,27 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
-NAMES: Final = ("run_id", "trial", "account", "bar", "decision_id", "intent_id")
+from dpa.clock import Clock, SystemClock
 
-
-class Tells(Protocol):
-    """What is asked of a clock here."""
-
-    def now(self) -> datetime:
-        """The moment, UTC."""
-        ...
-
-
+NAMES: Final = (
+    "run_id",
+    "trial",
+    "account",
+    "bar",
+    "decision_id",
+    "intent_id",
+    "order_id",
+    "exec_id",
+    "symbol",
+)
 _IDS: ContextVar[Mapping[str, str]] = ContextVar("ids", default={})  # noqa: B039  never changed
-_CLOCK: ContextVar[Tells | None] = ContextVar("clock", default=None)
+_CLOCK: ContextVar[Clock | None] = ContextVar("clock", default=None)
 
 
 @contextmanager
-def about(clock: Tells | None = None, **ids: object) -> Iterator[None]:
+def about(clock: Clock | None = None, **ids: object) -> Iterator[None]:
     """Within the block, lines of the log carry `ids` beside those of the blocks around it.
 
     Parameters
@@ -56,7 +58,9 @@ def ids_now() -> Mapping[str, str]:
 def moment_now() -> str | None:
     """The moment by the clock of the work; none where it goes by the machine's."""
     clock = _CLOCK.get()
-    return None if clock is None else text_of(clock.now())
+    if clock is None or isinstance(clock, SystemClock):
+        return None
+    return text_of(clock.now())
 
 
 def text_of(value: object) -> str:

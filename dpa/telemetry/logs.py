@@ -7,17 +7,18 @@ cannot be written is counted and left out. The journal, not the log, is the trut
 import atexit
 import contextlib
 import fcntl
-import json
 import logging
 import os
-import queue
 import re
 import socket
 import threading
 import traceback
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+import orjson
 
 from dpa.clock import Clock, SystemClock
 from dpa.config import LoggingConfig
@@ -27,6 +28,7 @@ from dpa.telemetry.redaction import Redactor
 FOLDER: Final = "logs"
 ENDING: Final = ".jsonl"
 WAITING: Final = 10_000  # lines that wait to be written; what comes then is dropped
+PAUSE_SECONDS: Final = 0.05  # between a line and its writing, so that a burst is not disturbed
 CLOSE_SECONDS: Final = 2.0  # for what waits, when the process ends
 LONGEST: Final = 16_384  # characters of a message or a traceback
 ROOT: Final = "dpa"
@@ -71,12 +73,12 @@ class LogFile(logging.Handler):
         self.path = folder / f"{process}-{os.getpid()}{ENDING}"
         self._most_bytes, self._kept = config.log_file_bytes, config.log_files_kept
         self._clock, self._node = clock, socket.gethostname()
-        self._queue: queue.SimpleQueue[_Line | None] = queue.SimpleQueue()
+        self._waiting: deque[_Line] = deque()
+        self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._writing = self._hurry = self._ends = False
         self._descriptor = -1
         self._size = self._untold = 0
-        self._idle = threading.Condition()
-        self._pending = 0
         self.written = 0
         self.dropped = 0
 
@@ -94,49 +96,59 @@ class LogFile(logging.Handler):
         except Exception:  # a message that cannot be made is a lost line, never a lost order
             self._drop()
             return
-        with self._idle:
-            if self._pending >= WAITING:
+        with self._changed:
+            if len(self._waiting) >= WAITING:
                 self._drop()
                 return
-            self._pending += 1
-        self._queue.put(line)
-        if self._thread is None:
-            self._begin()
-
-    def _begin(self) -> None:
-        with self.lock or contextlib.nullcontext():
+            self._waiting.append(line)
+            if len(self._waiting) == 1:
+                self._changed.notify_all()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="log", daemon=True)
                 self._thread.start()
 
     def _drop(self) -> None:
-        self.dropped += 1
-        self._untold += 1
+        with self._changed:
+            self.dropped += 1
+            self._untold += 1
 
     # the thread that writes
 
     def _work(self) -> None:
-        while (line := self._queue.get()) is not None:
-            try:
-                self._write(line)
-            except Exception:  # the disk, or a line that is no JSON: counted, and it goes on
-                self._drop()
-            with self._idle:
-                self._pending -= 1
-                if not self._pending:
-                    self._idle.notify_all()
+        while lines := self._taken():
+            for line in lines:
+                try:
+                    self._write(line)
+                except Exception:  # the disk, or a line that is no JSON: counted, and it goes on
+                    self._drop()
+            with self._changed:
+                self._writing = False
+                self._changed.notify_all()
+
+    def _taken(self) -> list[_Line]:
+        """What there is to write, a moment after the first came: a burst is not disturbed.
+
+        Empty when the file is closed.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._ends)
+            self._changed.wait_for(lambda: self._hurry or self._ends, PAUSE_SECONDS)
+            lines = list(self._waiting)
+            self._waiting.clear()
+            self._writing = bool(lines)
+            return lines
 
     def _write(self, line: _Line) -> None:
         if self._untold:
             lost = self._untold
             self._append(self._dressed(f"{lost} lines of the log were dropped", line.time, lost))
-            self._untold -= lost
+            with self._changed:
+                self._untold -= lost
         self._append(self._content(line))
         self.written += 1
 
     def _append(self, content: dict[str, Any]) -> None:
-        text = json.dumps(content, ensure_ascii=False, default=str) + "\n"
-        data = text.encode("utf-8", "backslashreplace")
+        data = orjson.dumps(content, default=str, option=orjson.OPT_APPEND_NEWLINE)
         if self._descriptor < 0 or self._size + len(data) > self._most_bytes:
             self._turn_over()
         done = os.write(self._descriptor, data)
@@ -192,18 +204,23 @@ class LogFile(logging.Handler):
 
     def wait(self, seconds: float = CLOSE_SECONDS) -> bool:
         """Wait until all that was logged is written or dropped; whether it is."""
-        with self._idle:
-            return self._idle.wait_for(lambda: self._pending == 0, seconds)
+        with self._changed:
+            self._hurry = True
+            self._changed.notify_all()
+            done = self._changed.wait_for(lambda: not (self._waiting or self._writing), seconds)
+            self._hurry = False
+            return done
 
     def close(self) -> None:
         """Write what waits, within two seconds, and let the file go."""
         self.wait()
+        with self._changed:
+            self._ends = True
+            self._changed.notify_all()
         if self._thread is not None:
-            self._queue.put(None)
             self._thread.join(CLOSE_SECONDS)
             if not self._thread.is_alive():
                 self._shut()
-            self._thread = None
         super().close()
 
 

@@ -10,6 +10,7 @@ LEAST: Final = 8  # characters of a value that is taken out wherever it occurs
 _WORDS = r"token|password|passwd|secret|api[_-]?key|authorization|credential|private[_-]?key"
 _SECRET_NAME = re.compile(_WORDS, re.IGNORECASE)
 _LAST = r"[\"']?"
+_SUSPECT = re.compile(rf"{_WORDS}|bearer|basic|://", re.IGNORECASE)  # looked for first: cheap
 _NAMED = re.compile(
     rf"(?P<name>[\w-]*(?:{_WORDS})[\w-]*{_LAST}\s*[=:]\s*)(?P<value>\"[^\"]*\"|'[^']*'|[^\s,;&}})\]]+)",
     re.IGNORECASE,
@@ -34,7 +35,7 @@ class Redactor:
     """
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
-        self._known: set[str] = set()
+        self._known: list[str] = []
         for name, value in (os.environ if environ is None else environ).items():
             if is_secret_name(name):
                 self.know(value)
@@ -42,12 +43,17 @@ class Redactor:
     def know(self, *values: str | None) -> None:
         """Take these values out from now on; those shorter than 8 characters are no secrets."""
         found = (value.strip() for value in values if value)
-        self._known |= {value for value in found if len(value) >= LEAST}
+        known = {*self._known, *(value for value in found if len(value) >= LEAST)}
+        self._known = sorted(
+            known, key=len, reverse=True
+        )  # the longest first: one may hold another
 
     def __call__(self, text: str) -> str:
-        for value in sorted(self._known, key=len, reverse=True):
+        for value in self._known:
             if value in text:
                 text = text.replace(value, REDACTED)
+        if not _SUSPECT.search(text):
+            return text
         text = _ADDRESS.sub(_address, _USER.sub(rf"\1{REDACTED}@", text))
         text = _BEARER.sub(rf"\1 {REDACTED}", text)
         return _NAMED.sub(_named, text)
