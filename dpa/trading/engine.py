@@ -25,6 +25,7 @@ from dpa.market.costs import CostModel
 from dpa.market.intervals import parse_interval
 from dpa.market.panel import Panel
 from dpa.serving.types import Request
+from dpa.telemetry.ids import about
 from dpa.trading.book_of_accounts import BookOfAccounts, Keeper, Worth
 from dpa.trading.decider import Decider
 from dpa.trading.events import (
@@ -236,6 +237,10 @@ class Engine:
 
     async def step(self) -> None:
         """Do all that is due now; where trading is halted, cancels leave first."""
+        with about(self._clock, account=self._dealer.account):
+            await self._step()
+
+    async def _step(self) -> None:
         await self._dealer.let_go()
         now = self._clock.now()
         quotes = self._feed.quotes()
@@ -364,7 +369,9 @@ class Engine:
                     log.error("the decider failed", exc_info=error)
                 self._not_decided(asked, now, str(error) or type(error).__name__)
             else:
-                self._decided(asked, asked.answer.result(), now)
+                content = asked.answer.result()
+                with about(bar=asked.closes, decision_id=content.get("id")):
+                    self._decided(asked, content, now)
 
     def _not_decided(self, asked: _Asked, now: datetime, why: str) -> None:
         """The graph is away: nothing new, positions are kept but for those that are too old."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 from decimal import Decimal
 
 from dpa.clock import Clock
+from dpa.telemetry.ids import about
 from dpa.trading import lifecycle
 from dpa.trading.broker import BrokerEvent, LinkChanged, Notice, OrderSaid
 from dpa.trading.events import Alert, Charged, Event, Filled, LinkWent, Severity
@@ -138,6 +139,11 @@ class Hearing:
         self._withheld.clear()
 
     def _make_fact(self, event: BrokerEvent) -> None:
+        ref, number = getattr(event, "ref", None), getattr(event, "order_id", None)
+        with about(intent_id=ref, order_id=number or None):
+            self._note_fact(event)
+
+    def _note_fact(self, event: BrokerEvent) -> None:
         match event:
             case OrderSaid():
                 self._said(event)

@@ -24,6 +24,8 @@ from dpa.trading.clocks import VirtualClock
 from dpa.trading.dealer import Dealer
 from dpa.trading.decider import HttpDecider
 from dpa.trading.engine import Engine, KnowsVolumes
+from dpa.trading.event_log import KINDS as LOGGED
+from dpa.trading.event_log import EventLog
 from dpa.trading.events import Alert, LevelChanged
 from dpa.trading.feed import Feed
 from dpa.trading.journal import Journal
@@ -195,6 +197,7 @@ class Holding:
         self._recorder = Recorder(journal)
         self.bus.subscribe(self._recorder.take, KINDS, name="recorder", on_order_path=True)
         self.bus.subscribe(self.seen.see, name="seen")
+        self.bus.subscribe(EventLog().take, LOGGED, name="log")
         config = self.settings.alerts
         # in virtual time alerts are paced by the wall all the same: people live there
         self._alerts = Alerts(channels_of(config), config, self._wall, self._sleep, self._uniform)

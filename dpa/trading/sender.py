@@ -21,6 +21,7 @@ from functools import partial
 from dpa.clock import Clock
 from dpa.config import Settings
 from dpa.errors import DpaError, HaltError, OutcomeUnknown, TransientError
+from dpa.telemetry.ids import about
 from dpa.trading import lifecycle
 from dpa.trading.broker import Broker
 from dpa.trading.checks import Refusal, RefusalCode, Situation, check, reduces
@@ -370,6 +371,10 @@ class Sender:
         return lifecycle.sent(replace(order, limit=self._limit(order, quotes)))
 
     async def _send(self, order: Order) -> Refusal | None:
+        with about(decision_id=order.intent.decision, intent_id=order.ref, order_id=order.order_id):
+            return await self._send_one(order)
+
+    async def _send_one(self, order: Order) -> Refusal | None:
         symbol = order.intent.symbol
         found = self._last_look(order)
         if found is not None:
