@@ -5,8 +5,8 @@ then send. What always holds:
 
 1. Nothing is sent before its intent is committed to the journal.
 2. One live order a symbol, and one order at the broker an intent: another attempt is made only
-   after a complete list of open orders, completed orders and executions of every client has shown
-   that the one before never arrived.
+   after complete lists of open orders, completed orders and executions of every client, asked for
+   twice, ``trading.unknown_seconds`` apart, have shown that the one before never arrived.
 3. A "cancelled" that a client guessed from an error code ends nothing; the broker's own order
    state does, or a reconciliation.
 4. Positions come from the ledger of fills. Where the broker holds something else, trading halts,

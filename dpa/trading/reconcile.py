@@ -5,7 +5,8 @@ are orders and positions. The rules:
 
 - An incomplete snapshot proves nothing: no order is gone, no position is flat.
 - An order that was never acknowledged, is in none of open orders, completed orders and executions
-  of every client, and was sent long enough ago, never reached the broker: it is *absent*.
+  of every client, and was sent long enough ago, is *absent*: found so again by a later look, it
+  never reached the broker (:mod:`dpa.trading.settling`).
 - An order that was acknowledged once and is nowhere now has ended unseen, the broker's lists being
   of today only: it is *gone*, and never sent again. What it filled shows in the positions.
 - Positions differ: a *break*. Where an order may still fill or a fill is only moments old, the two
@@ -115,7 +116,7 @@ class Reconciliation:
         Open orders that should not be there: second ones of an intent, and such of our kind that
         the journal does not know. They are to be cancelled.
     absent, gone, waiting : tuple of Order
-        Never reached the broker; ended unseen; too fresh to say.
+        Nowhere at the broker, as if they had never reached it; ended unseen; too fresh to say.
     external : tuple of OrderSaid
         Open orders of a person or of another program in the account.
     adopted : tuple of Execution

@@ -79,6 +79,7 @@ class Settling:
         self.asked_at: datetime | None = None
         self.money: Account | None = None
         self._missed: dict[str, datetime] = {}
+        self._unseen: dict[str, datetime] = {}  # refs in no list, and since which look
         self._known: set[str] = set()  # refs of ended orders whose last word was taken in
 
     @property
@@ -97,12 +98,19 @@ class Settling:
             return True
         if self._hearing.ask or self.suspected or self._missed:
             return self._asked_before(now, SECOND_LOOK)
+        if self._unseen and self._asked_before(now, self._apart):
+            return True
         silence = timedelta(seconds=trading.unknown_seconds)
         return self._asked_before(now, silence) and any(
             (_expects_word(order) or self._hearing.withholds(order.ref))
             and now - self._live.silent_since(order) >= silence
             for order in self._live
         )
+
+    @property
+    def _apart(self) -> timedelta:
+        """Between the first and the last of the looks that prove an order absent."""
+        return timedelta(seconds=self._settings.trading.unknown_seconds)
 
     def _asked_before(self, now: datetime, pause: timedelta) -> bool:
         return self.asked_at is None or now - self.asked_at >= pause
@@ -118,6 +126,8 @@ class Settling:
             pause = timedelta(seconds=trading.unknown_seconds)
         elif self._hearing.ask or self.suspected or self._missed:
             pause = SECOND_LOOK
+        elif self._unseen:
+            pause = self._apart
         return max(self.asked_at + pause, soon)
 
     def _same_account(self) -> None:
@@ -134,6 +144,8 @@ class Settling:
         self._same_account()
         asked_at = self._clock.now()
         before = {order.ref for order in self._live}
+        if self._hearing.stale:
+            self._unseen.clear()
         self._hearing.ask = self._hearing.stale = False
         try:
             snapshot = await self._broker.snapshot()
@@ -154,6 +166,7 @@ class Settling:
 
     async def _unanswered(self, asked_at: datetime, why: str) -> Reconciliation:
         self.asked_at = asked_at
+        self._unseen.clear()
         found = Reconciliation(asked_at, complete=False, missing=(why,))
         await self._judge(found)
         return found
@@ -210,7 +223,7 @@ class Settling:
         self._hearing.ask = False
         for word in found.external:
             self._hearing.stranger(word)
-        for order in found.absent:
+        for order in self._proved_absent(found, asked_at):
             self._never_arrived(order)
         if found.complete:
             self._ended_unseen((*found.gone, *self._short(found)), asked_at)
@@ -233,6 +246,31 @@ class Settling:
         self._live.took(alive, why)
         self._publish(Alert(self._clock.now(), Severity.WARNING, "revived", why))
         self._sender.cancel(alive)
+
+    def _proved_absent(self, found: Reconciliation, asked_at: datetime) -> list[Order]:
+        """Absent orders that a look long enough ago did not find either, and no look in between.
+
+        A list that ends may still lack what is there, above all soon after a connection was made,
+        and who believes one such list sends an order twice. So all looks must be complete, on a
+        connection that was not lost since the first, and with positions that say nothing else.
+        What the broker itself has refused needs no second look: it is not sent again.
+        """
+        doubtful = {b.symbol for b in (*found.breaks, *found.suspected)}
+        unseen = [
+            order
+            for order in found.absent
+            if order.intent.symbol not in doubtful and not self._hearing.stale
+        ]
+        since = {order.ref: self._unseen.get(order.ref, asked_at) for order in unseen}
+        proved = [
+            order
+            for order in found.absent
+            if self._hearing.refusal(order.ref) is not None
+            or asked_at - since.get(order.ref, asked_at) >= self._apart
+        ]
+        ended = {order.ref for order in proved}
+        self._unseen = {ref: at for ref, at in since.items() if ref not in ended}
+        return proved
 
     def _never_arrived(self, order: Order) -> None:
         refusal = self._hearing.refusal(order.ref)

@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from tests.trading.faults.storm import Result, Storm
@@ -35,6 +36,7 @@ def table(result: Result) -> str:
         ("sessions with money that was not the venue's", f"{result.money_off}"),
         ("halts", _counts(result.halts) or "none"),
         ("wall time", f"{result.seconds:.0f} s"),
+        ("CPU time", f"{time.process_time():.0f} s"),
     ]
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 

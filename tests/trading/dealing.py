@@ -286,6 +286,7 @@ class ScriptedBroker:
         self.floor = 1
         self.mute = False
         self.kept = 1000  # orders and fills that a snapshot tells of, the newest
+        self.lies = 0  # coming snapshots that are complete and leave out all orders and fills
         self.sent: list[tuple[datetime, str, str]] = []
         self.snapshots = 0
 
@@ -451,10 +452,11 @@ class ScriptedBroker:
 
     async def snapshot(self) -> BrokerSnapshot:
         self.snapshots += 1
-        today = tuple(self.truth.fills.values())[-self.kept :]
         if not self.connected:
             raise TransientError("not connected")
-        held = self.truth.held
+        self.lies, lies = max(self.lies - 1, 0), self.lies > 0
+        today = () if lies else tuple(self.truth.fills.values())[-self.kept :]
+        held = [] if lies else self.truth.held
         positions = dict(self.truth.positions())
         for symbol, more in self.extra.items():
             positions[symbol] = positions.get(symbol, Decimal(0)) + more
@@ -467,7 +469,7 @@ class ScriptedBroker:
                 for symbol, shares in positions.items()
             ),
             open_orders=(
-                *(self.said(h) for h in self.truth.working()),
+                *(self.said(h) for h in self.truth.working() if not lies),
                 *self.external,
             ),
             completed_orders=tuple(self.said(h) for h in held[-self.kept :] if h.state.is_final),

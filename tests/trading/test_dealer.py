@@ -123,9 +123,10 @@ def test_2_an_order_without_an_answer_is_sent_again_only_once_its_absence_is_pro
     with trading(tmp_path) as (made, broker):
         broker.next_place = "lost"
         run(made.send(BUY))
-        run(made.beat(5))
-        assert made.order(BUY).attempt == 1
-        run(made.beat(6))
+        for seconds in (5, 6, 9):  # looked for at the second, and not yet again at the third
+            run(made.beat(seconds))
+            assert made.order(BUY).attempt == 1
+        run(made.beat(1))
         found = made.order(BUY)
         assert (found.attempt, found.state) == (2, S.WORKING)
         assert found.order_id > 1
@@ -164,6 +165,54 @@ def test_2_an_incomplete_snapshot_proves_no_absence(tmp_path: Path) -> None:
             run(made.beat(11))
         assert made.order(BUY).attempt == 1
         assert len(broker.truth.held) == 0
+
+
+@pytest.mark.parametrize("filled", [0, 40, 100])
+def test_2_one_complete_list_that_leaves_an_order_out_sends_nothing_again(
+    tmp_path: Path, filled: int
+) -> None:
+    with trading(tmp_path, prompt=False) as (made, broker):
+        run(made.send(BUY))
+        if filled:
+            broker.fill(broker.truth.held[0], filled)
+        broker.pending.clear()
+        broker.lies = 1
+        run(made.beat(11))
+        assert broker.lies == 0
+        assert run(made.send(intent(shares=5, decision="d9"))) != []
+        for _ in range(3):
+            run(made.beat(11))
+        assert [what for _, what, _ in broker.sent] == ["place"]
+        assert made.order(BUY).attempt == 1
+        assert made.order(BUY).state is (S.FILLED if filled == 100 else S.WORKING)
+        assert made.dealer.positions.get("AAPL", 0) == filled
+        assert made.switch.level is Level.RUNNING
+
+
+@pytest.mark.parametrize("between", ["link", "part", "answer"])
+def test_2_the_looks_that_prove_an_absence_have_nothing_between_them(
+    tmp_path: Path, between: str
+) -> None:
+    with trading(tmp_path) as (made, broker):
+        broker.next_place = "silent"
+        run(made.send(BUY))
+        broker.lies = 2
+        run(made.beat(11))
+        if between == "link":
+            broker.drop_link()
+            broker.restore_link()
+        else:
+            broker.missing, broker.mute = ("executions",), between == "answer"
+            broker.lies += 1
+            run(made.beat(5))
+            run(made.dealer.reconcile())
+            broker.missing, broker.mute = (), False
+            made.switch.resume("Ada", "looked", made.switch.read())
+        run(made.beat(11))
+        assert broker.lies == 0
+        run(made.beat(11))
+        assert [what for _, what, _ in broker.sent] == ["place"]
+        assert made.order(BUY).state is S.WORKING
 
 
 def test_2_an_order_that_never_arrives_is_not_tried_for_ever(tmp_path: Path) -> None:
@@ -703,6 +752,7 @@ def test_9_a_number_the_broker_calls_used_is_left_far_behind(tmp_path: Path) -> 
         run(made.send(BUY))
         broker.tell(Notice(103, "duplicate order id", made.order(BUY).order_id))
         run(made.beat(3))
+        run(made.beat(10))
         found = made.order(BUY)
         assert (found.attempt, found.state) == (2, S.WORKING)
         assert found.order_id > 100

@@ -289,6 +289,15 @@ class Faults(RuleBasedStateMachine):
             assert self.chaos.desk.switch.level is Level.HALTED
             self.chaos.may_halt = True
 
+    @precondition(lambda self: self.chaos.broker.connected)
+    @rule(seconds=st.sampled_from([0, 3, 11, 301]))
+    def leave_orders_out_of_one_snapshot(self, seconds: float) -> None:
+        broker = self.chaos.broker
+        broker.lies = 1
+        self.chaos.beat(seconds)
+        broker.lies = 0
+        run(self.chaos.desk.dealer.reconcile())  # the next one tells the truth
+
     @rule()
     def resume(self) -> None:
         self.chaos.resume()
@@ -347,7 +356,7 @@ def storm(chaos: Chaos, orders: int, seed: int) -> None:
             chaos.faults["correction"] += 1
             broker.correct(stem, chance.randint(0, int(broker.truth.fills[stem].shares)), "99")
         deliver()
-        if chance.random() < 0.02 and broker.connected:
+        if chance.random() < 0.04 and broker.connected:
             chaos.faults["link"] += 1
             broker.drop_link()
         elif not broker.connected and chance.random() < 0.5:
@@ -357,6 +366,12 @@ def storm(chaos: Chaos, orders: int, seed: int) -> None:
         if chance.random() < 0.1:
             broker.next_cancel = "lost"
             run(chaos.desk.dealer.cancel_all())
+        if chance.random() < 0.05 and broker.connected:
+            chaos.faults["orders left out of a list"] += 1
+            broker.lies = 1
+            chaos.beat(chance.choice((0, 2, 11)))
+            broker.lies = 0
+            run(chaos.desk.dealer.reconcile())
         chaos.beat(chance.choice((0, 1, 2, 5, 11)))
         if chance.random() < 0.05:
             chaos.check()
@@ -367,6 +382,7 @@ def test_a_storm_of_faults_leaves_the_books_as_the_broker_has_them(tmp_path: Pat
     storm(chaos, int(os.environ.get("DPA_FAULT_ORDERS", "250")), seed=7)
     chaos.settle()
     assert chaos.faults["link"]
+    assert chaos.faults["orders left out of a list"]
     chaos.desk.close()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dpa.trading.events import Alert
+from dpa.trading.events import Alert, Reconciled
 from dpa.trading.types import OrderState, Style
 from tests.trading.faults.rig import Floor, floor, run
 
@@ -54,6 +54,26 @@ def test_02_a_place_that_is_worked_without_a_word_is_found_and_not_sent_again(
             f.check(filled, resting)
             await f.go_on(60)
             assert f.order(resting).state is S.CANCELLED, "its life is over"
+            f.check(filled, resting)
+            f.check_running()
+
+    run(scenario)
+
+
+def test_02_one_complete_list_that_leaves_orders_out_sends_nothing_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with floor(tmp_path) as f:
+            f.fault(do="withhold", messages=[3, 5, 11, 101], seconds=11)  # all but their ends
+            filled, resting = f.intent(), f.intent(100, f.names[1], away=True)
+            await f.submit(filled, resting)
+            heard = len(f.told)
+            await f.go_on(10.5)
+            looks = [event for event in f.told[heard:] if isinstance(event, Reconciled)]
+            assert [look.complete for look in looks] == [True]
+            await f.go_on(15)
+            assert len(f.journal.attempts(filled.id)) == len(f.journal.attempts(resting.id)) == 1
+            assert f.order(filled).state is S.FILLED
+            assert f.order(resting).state is S.WORKING
             f.check(filled, resting)
             f.check_running()
 
