@@ -272,6 +272,9 @@ class TradingAnswer(Loose):
     bar: str | None = None
     nav: float | None = None
     cash: float | None = None
+    cash_difference: float | None = Field(
+        None, description="the broker's cash less ours, as compared last; no trade says why"
+    )
     pnl_today: float | None = None
     pnl_total: float | None = None
     fees: float | None = None

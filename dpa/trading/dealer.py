@@ -151,6 +151,7 @@ class Dealer:
             settings,
             publish,
             self.halt,
+            self._pause,
         )
         self._turn = asyncio.Lock()
         self._listening = False

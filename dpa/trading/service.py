@@ -14,6 +14,7 @@ from typing import Any
 
 from dpa.clock import SystemClock
 from dpa.errors import DpaError, HaltError, TransientError, UserError
+from dpa.trading.cash import difference_words
 from dpa.trading.holding import NAME, Holding, Sleep
 from dpa.trading.lease import Lease
 from dpa.trading.places import Places, Start
@@ -183,9 +184,12 @@ class TradingService:
         if trader is None or trader.dealer is None:
             kept = self._seen.last or {}
             return {**_nothing(self.start), **kept, **found}
+        known = trader.status()
         differences = (*trader.dealer.breaks, *trader.dealer.suspected)
         found["differences"] = [str(difference) for difference in differences]
-        return {**_nothing(self.start), **found, **trader.status()}
+        if known.get("cash_difference"):
+            found["differences"].append(f"cash: {difference_words(known['cash_difference'])}")
+        return {**_nothing(self.start), **found, **known}
 
     async def command(
         self, name: str, by: str, why: str, seen: str | None = None

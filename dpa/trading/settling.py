@@ -15,6 +15,7 @@ from dpa.config import Settings
 from dpa.errors import DpaError, HaltError, UserError
 from dpa.trading import lifecycle
 from dpa.trading.broker import Account, Broker, BrokerSnapshot, OrderSaid
+from dpa.trading.cash import CashWatch
 from dpa.trading.events import Alert, Event, Reconciled, Severity
 from dpa.trading.hearing import Hearing
 from dpa.trading.journal import Journal
@@ -41,7 +42,7 @@ class Settling:
     switch : Switch
     clock : Clock
     settings : Settings
-    publish, halt : callable
+    publish, halt, pause : callable
 
     Attributes
     ----------
@@ -68,11 +69,13 @@ class Settling:
         settings: Settings,
         publish: Callable[[Event], None],
         halt: Callable[[str], None],
+        pause: Callable[[str], None],
     ) -> None:
         self._broker, self._journal, self._live = broker, journal, live
         self._hearing, self._sender, self._switch = hearing, sender, switch
         self._clock, self._settings = clock, settings
         self._publish, self._halt = publish, halt
+        self._cash = CashWatch(journal, publish, pause, settings.trading.cash_difference)
         self.reconciled = False
         self.breaks: tuple[Break, ...] = ()
         self.suspected: tuple[Break, ...] = ()
@@ -328,6 +331,9 @@ class Settling:
             self.money = snapshot.account
             if self._journal.baseline(self._broker.account) is None and found.clean:
                 self._begin_books(snapshot)
+        if found.clean and self._journal.baseline(self._broker.account) is not None:
+            works = any(order.state.may_fill for order in self._live)
+            self._cash.look(snapshot.account, self._clock.now(), works)
         await self._judge(found)
         self._resume_planned()
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from dpa.clock import Clock, SystemClock
 from dpa.config import Settings
 from dpa.trading.broker import Broker
+from dpa.trading.cash import cash_difference
 from dpa.trading.dealer import Dealer
 from dpa.trading.engine import Engine
 from dpa.trading.events import (
@@ -171,6 +172,7 @@ def status_of(
         "targets": 0 if working is None else working.targets,
         "nav": _usd(nav),
         "cash": _usd(ledger.cash),
+        "cash_difference": _usd(cash_difference(journal, dealer.account)),
         "pnl_today": _usd(today),
         "pnl_total": _usd(None if nav is None or begun is None else nav - begun),
         "fees": _usd(ledger.fees),
@@ -344,6 +346,7 @@ def _books_on_disk(journal: JournalReader, account: str) -> dict[str, Any]:
         "account": account,
         "nav": _usd(nav),
         "cash": _usd(ledger.cash),
+        "cash_difference": _usd(cash_difference(journal, account)),
         "pnl_total": _usd(None if nav is None or begun is None else nav - begun),
         "fees": _usd(ledger.fees),
         "realised": _usd(ledger.realised),

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dpa.text import columns
+from dpa.trading.cash import difference_words
 
 NEWEST = 5  # alerts and refusals shown
 UNKNOWN = "-"
@@ -45,6 +46,8 @@ def _facts(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "bar", f"{status['bar']}{binds}{because}"
     if status.get("nav") is not None:
         yield "NAV", f"{_usd(status['nav'])}, cash {_usd(status.get('cash'))}"
+        if status.get("cash_difference"):
+            yield "cash", f"{difference_words(status['cash_difference'])}; see 'dpa trade adopt'"
         today, total = status.get("pnl_today"), status.get("pnl_total")
         yield "profit", f"today {_usd(today, '+')}, in all {_usd(total, '+')}, with fees"
     if status["lease"].get("holder"):

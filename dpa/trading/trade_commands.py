@@ -113,7 +113,8 @@ def adopt_command(arguments: argparse.Namespace) -> None:
                 raise ConfigError("nothing was adopted")
         why = arguments.why or f"looked at: {'; '.join(differences)}"
         client.tell_trader("adopt", arguments.by, why[:2000], status["level_mark"])
-    print("the books are the broker's now; trade again with 'dpa trade resume'")
+    again = "" if status["level"] == Level.RUNNING.name else "; trade again with 'dpa trade resume'"
+    print(f"the books are the broker's now{again}")
 
 
 def _switch(arguments: argparse.Namespace) -> tuple[Switch, Places]:

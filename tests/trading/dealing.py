@@ -283,6 +283,7 @@ class ScriptedBroker:
         self.missing: tuple[str, ...] = ()
         self.external: list[OrderSaid] = []
         self.extra: dict[str, Decimal] = {}
+        self.booked = Decimal(0)  # cash of no trade
         self.floor = 1
         self.mute = False
         self.kept = 1000  # orders and fills that a snapshot tells of, the newest
@@ -475,8 +476,14 @@ class ScriptedBroker:
             completed_orders=tuple(self.said(h) for h in held[-self.kept :] if h.state.is_final),
             executions=today,
             commissions=tuple(self.truth.fees.values())[-self.kept :],
-            account=Account(ACCOUNT, Decimal(1_000_000), Decimal(1_000_000)),
+            account=Account(ACCOUNT, Decimal(1_000_000), self.cash()),
         )
+
+    def cash(self) -> Decimal:
+        """After all fills and fees, and what was booked besides."""
+        paid = sum(e.side.sign * e.shares * e.price for e in self.truth.fills.values())
+        fees = sum(fee.amount for fee in self.truth.fees.values())
+        return Decimal(1_000_000) - paid - fees + self.booked
 
 
 def scripted(folder: Path, prompt: bool = True, **changes: Any) -> tuple[Desk, ScriptedBroker]:

@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from dpa.trading.book_of_accounts import VALUE
+from dpa.trading.cash import cash_difference
 from dpa.trading.journal_reader import JournalReader
 from dpa.trading.ledger import Fill
 from dpa.trading.types import Intent, Money, Order, Position
@@ -64,6 +65,8 @@ class SessionFacts:
         Newest prices of what is held, USD.
     foreign_fees : int
         Fees in other currencies, which are in no sum.
+    cash_difference : Decimal
+        Cash that the broker has and the ledger has not, USD, as it was compared last.
     notes : tuple of Note
         In it, in order.
     """
@@ -78,6 +81,7 @@ class SessionFacts:
     positions: dict[str, Position] = field(default_factory=dict)
     marks: dict[str, Money] = field(default_factory=dict)
     foreign_fees: int = 0
+    cash_difference: Money = Decimal(0)
     notes: tuple[Note, ...] = ()
 
     def of(self, kind: str) -> tuple[Note, ...]:
@@ -111,6 +115,7 @@ def read_facts(
             if event.kind in NOTES and begun <= event.time < ended
         )
         kept = journal.value(f"{VALUE}:{account}") or {}
+        cash = cash_difference(journal, account)
     fills = tuple(fill for fill in ledger.fills if fill.execution.time < ended)
     return SessionFacts(
         account,
@@ -123,5 +128,6 @@ def read_facts(
         dict(ledger.positions),
         {symbol: Decimal(price) for symbol, price in kept.get("prices", {}).items()},
         len(ledger.foreign_fees),
+        cash,
         notes,
     )

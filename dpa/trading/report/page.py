@@ -73,6 +73,9 @@ def _tiles(report: SessionReport) -> Iterator[Tile]:
     told = f"USD, {pending} not told" if pending else "USD"
     yield Tile("fees", usd(report.fees), told)
     yield Tile("unrealised", usd(report.unrealised), "USD, of what is held")
+    if report.facts.cash_difference:
+        words = "USD, in the broker's cash and not in the ledger"
+        yield Tile("cash difference", usd(report.facts.cash_difference), words)
     yield Tile("cost", bps(report.measured.total_bps), "with fees, against the mid decided on")
     yield Tile("bars", str(report.bars), f"{report.without_decision} without a decision")
     yield Tile("refused", str(len(report.refusals)), counted(report.refused))

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 
+from dpa.trading.cash import difference_words
 from dpa.trading.report.session import Costs, Nearness, SessionReport, Trade
 
 UNKNOWN = "unknown"
@@ -64,6 +65,8 @@ def _lines(report: SessionReport) -> Iterator[str]:
     yield f"realised    {dollars(report.realised)}, before fees"
     yield f"fees        {fees(report)}"
     yield f"unrealised  {dollars(report.unrealised)}"
+    if facts.cash_difference:
+        yield f"cash        {difference_words(facts.cash_difference)}"
     yield ""
     yield from _cost_lines(report)
     yield ""

@@ -54,6 +54,7 @@ def to_dict(report: SessionReport) -> dict[str, Any]:
             "fees_usd": report.fees,
             "fees_pending": report.fees_pending,
             "fees_in_other_currencies": facts.foreign_fees,
+            "cash_difference_usd": facts.cash_difference,
             "unrealised_usd": report.unrealised,
             "costs": {"measured": _costs(report.measured), "compared": _costs(report.compared)},
             "limits": [{**asdict(limit), "share": limit.share} for limit in report.limits],
