@@ -1,7 +1,10 @@
 """Run identity and the directory of a run: fingerprints, manifest, lock, promotion.
 
 Everything about a run is on disk, so a run can be resumed, reported on and compared by any
-process that sees the directory.
+process that sees the directory. A run may be kept in a store instead (dpa.stores): then its
+directory here is a working copy. What a trial, a baseline or the closing of the run has made is
+pushed to the store as soon as it is whole, and whoever goes on, on any node, pulls it from there;
+the layout is the same on both sides.
 """
 
 import fcntl
@@ -12,7 +15,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -27,6 +30,10 @@ from dpa.clock import Clock
 from dpa.config import Frozen, Settings
 from dpa.errors import RunError
 from dpa.options import typed
+from dpa.stores.lease import driven_elsewhere, leased
+from dpa.stores.mirror import Mirror, write_whole
+from dpa.stores.places import Storage
+from dpa.stores.store import Store, at_once, is_uri
 
 LIBRARIES = (
     "lightgbm",
@@ -41,6 +48,9 @@ LIBRARIES = (
 )
 LONGEST_TRIAL_ID = 150  # characters; a file name holds 255 bytes on common file systems
 PROMOTED = "promoted.json"
+MANIFEST, RESULTS, BASELINES = "manifest.json", "grid_search_results.csv", "baselines.csv"
+REPORT = "report.html"
+BULKY = ("weights.parquet", "clusters.parquet")  # what only pictures of a trial are drawn from
 Status = Literal["running", "interrupted", "complete"]
 
 
@@ -241,29 +251,90 @@ def check_unchanged(manifest: Manifest) -> None:
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The files of one run; see docs/architecture.md for the layout."""
+    """The files of one run; see docs/architecture.md for the layout.
+
+    Parameters
+    ----------
+    path : Path
+        Its directory; with a store the working copy on this machine.
+    store : Store, optional
+        Where the run is kept, if not in `path`.
+    """
 
     path: Path
+    store: Store | None = None
+
+    def shown(self, name: str = "") -> str:
+        """Where the run, or a file of it, is kept; for people."""
+        if self.store is None:
+            return str(self.path / name)
+        return str(self.store.below(name) if name else self.store)
+
+    def mirror(self, name: str, scratch: Path | None = None) -> Mirror:
+        """The folder `name` of the run and its copy in the store, if there is one.
+
+        Parameters
+        ----------
+        name : str
+            Such as ``trials/default``.
+        scratch : Path, optional
+            Folder to work in on a node that sees the run only through its store.
+        """
+        if self.store is None:
+            return Mirror(self.path / name)
+        return Mirror(scratch or self.path / name, self.store.below(name))
+
+    def publish(self, *names: str) -> None:
+        """Keep files of the run's directory itself in the store, if there is one."""
+        store = self.store
+        if store is not None:
+            at_once(lambda name: store.put_file(name, self.path / name), names)
+
+    def fetch(self, *names: str) -> None:
+        """Get files of the run's directory itself from the store, if there is one."""
+        store = self.store
+        if store is None:
+            return
+        for name, data in zip(names, at_once(store.get, names), strict=True):
+            if data is None:
+                (self.path / name).unlink(missing_ok=True)
+            else:
+                write_whole(self.path / name, data)
+
+    def refresh(self) -> None:
+        """Get what trials and baselines have left in the store, less what is bulky."""
+        if self.store is None:
+            return
+        self.fetch(MANIFEST, RESULTS, BASELINES)
+        names = ["best"]
+        for group in ("trials", "baselines"):
+            there = self.store.folders(group)
+            names += [f"{group}/{name}" for name in there]
+            folder = self.path / group
+            for path in folder.iterdir() if folder.is_dir() else ():
+                if path.name not in there:
+                    shutil.rmtree(path)
+        at_once(lambda name: self.mirror(name).pull(_is_light), names)
 
     @property
     def manifest_path(self) -> Path:
         """manifest.json."""
-        return self.path / "manifest.json"
+        return self.path / MANIFEST
 
     @property
     def results_csv(self) -> Path:
         """One row a trial."""
-        return self.path / "grid_search_results.csv"
+        return self.path / RESULTS
 
     @property
     def baselines_csv(self) -> Path:
         """One row a baseline, the columns of the grid's table."""
-        return self.path / "baselines.csv"
+        return self.path / BASELINES
 
     @property
     def report(self) -> Path:
         """The HTML report."""
-        return self.path / "report.html"
+        return self.path / REPORT
 
     @property
     def best(self) -> Path:
@@ -304,7 +375,7 @@ class RunDirectory:
         return self.path / "baselines" / name
 
     @classmethod
-    def create(cls, storage: Path, manifest: Manifest) -> "RunDirectory":
+    def create(cls, storage: Path | Storage, manifest: Manifest) -> "RunDirectory":
         """A new directory under `storage` with its manifest.
 
         Raises
@@ -312,15 +383,18 @@ class RunDirectory:
         RunError
             When `storage` cannot be written, or holds that run already.
         """
-        run = cls(storage / manifest.run_id)
+        storage = Storage.of(storage)
+        run = _run(storage, manifest.run_id)
         try:
-            storage.mkdir(parents=True, exist_ok=True)
+            if run.store is not None and run.store.exists(MANIFEST):
+                raise FileExistsError
+            storage.path.mkdir(parents=True, exist_ok=True)
             run.path.mkdir()
             run.write_manifest(manifest)
         except FileExistsError as e:
-            raise RunError(f"{run.path} exists already", "wait a second and start again") from e
+            raise RunError(f"{run.shown()} exists already", "wait a second and start again") from e
         except OSError as e:
-            raise storage_error(storage, e) from e
+            raise storage_error(storage.path, e) from e
         return run
 
     def read_manifest(self) -> Manifest:
@@ -345,6 +419,7 @@ class RunDirectory:
     def write_manifest(self, manifest: Manifest) -> None:
         """Replace the manifest atomically."""
         write_atomically(self.manifest_path, manifest.model_dump_json(indent=2) + "\n")
+        self.publish(MANIFEST)
 
     def set_status(self, status: Status) -> Manifest:
         """Change the manifest's status; the new manifest."""
@@ -355,6 +430,8 @@ class RunDirectory:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run for one driver; released by the system even when that is killed.
+
+        In a store it is a lease beside it: see dpa.stores.lease for what that can promise.
 
         Raises
         ------
@@ -374,15 +451,18 @@ class RunDirectory:
                 raise RunError(
                     f"{self.path} is being written by another process", "wait for it, or stop it"
                 ) from e
-            yield
+            with nullcontext() if self.store is None else leased(self.store):
+                yield
 
     def status(self) -> Status:
         """The manifest's status; a run left "running" by a killed driver counts as interrupted."""
         status = self.read_manifest().status
         if status != "running":
             return status
+        if self.store is not None and driven_elsewhere(self.store):
+            return "running"
         try:
-            with self.lock():
+            with RunDirectory(self.path).lock():
                 return "interrupted"
         except RunError:
             return "running"
@@ -405,7 +485,19 @@ def storage_error(storage: Path, error: OSError, option: str = "--storage") -> R
     )
 
 
-def check_storage(storage: Path, option: str = "--storage") -> None:
+def _is_light(name: str) -> bool:
+    """Whether a table or a report needs a file of a trial; of a saved state only how far it is."""
+    if name.endswith(BULKY):
+        return False
+    return not name.startswith("state/") or name.endswith("/progress.json")
+
+
+def _run(storage: Storage, name: str) -> RunDirectory:
+    store = storage.store
+    return RunDirectory(storage.path / name, None if store is None else store.below(name))
+
+
+def check_storage(storage: Path | Storage, option: str = "--storage") -> None:
     """Prove that files could be written under `storage`, leaving nothing behind.
 
     Raises
@@ -413,7 +505,10 @@ def check_storage(storage: Path, option: str = "--storage") -> None:
     RunError
         When no file can be created there.
     """
-    nearest = storage
+    place = Storage.of(storage)
+    if place.store is not None:
+        place.store.check()
+    storage = nearest = place.path
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
     try:
@@ -423,23 +518,37 @@ def check_storage(storage: Path, option: str = "--storage") -> None:
         raise storage_error(storage, e, option) from e
 
 
-def list_runs(storage: Path) -> list[RunDirectory]:
-    """Runs under `storage`, newest last; directories without a manifest are left out."""
-    if not storage.is_dir():
-        return []
-    found = (RunDirectory(path) for path in sorted(storage.iterdir()))
+def list_runs(storage: Path | Storage) -> list[RunDirectory]:
+    """Runs under `storage`, newest last; directories without a manifest are left out.
+
+    Of a run in a store the manifest is got, and nothing else.
+    """
+    storage = Storage.of(storage)
+    if storage.store is not None:
+        found = [_run(storage, name) for name in storage.store.folders() if name[0] != "."]
+        at_once(lambda run: run.fetch(MANIFEST), found)
+    elif storage.path.is_dir():
+        found = [RunDirectory(path) for path in sorted(storage.path.iterdir())]
+    else:
+        found = []
     return [run for run in found if run.manifest_path.is_file()]
 
 
-def find_run(reference: str, storage: Path) -> RunDirectory:
-    """The run that `reference` names: a path, an id, the start of one id, or ``latest``.
+def find_run(reference: str, storage: Path | Storage) -> RunDirectory:
+    """The run that `reference` names: a path, a URI, an id, the start of one id, or ``latest``.
 
     Raises
     ------
     RunError
         When there is no such run, or several.
     """
-    if (Path(reference) / "manifest.json").is_file():
+    if is_uri(reference):
+        whole = Storage.of(reference).store
+        if whole is None or "/" not in whole.root:
+            raise RunError(f"{reference}: is no run", "see 'dpa runs list --storage URI'")
+        reference, storage = whole.name, Storage.of(str(whole.parent))
+    storage = Storage.of(storage)
+    if storage.store is None and (Path(reference) / MANIFEST).is_file():
         return RunDirectory(Path(reference).resolve())
     runs = list_runs(storage)
     if reference == "latest" and runs:
