@@ -20,6 +20,7 @@ from dpa.trading.clocks import VirtualClock
 from dpa.trading.engine import Engine
 from dpa.trading.events import Alert, Event, Severity
 from dpa.trading.feed import Feed, FeedBar, SharesLines
+from dpa.trading.repeats import Repeats
 from dpa.trading.switch import Level, Switch
 from dpa.trading.types import Instrument, Quote
 
@@ -93,6 +94,7 @@ class Runner:
         self._learn = learn or broker.instruments
         self._asked_at = self._retry_at = self._learned_at = clock.now()
         self._attempts = 0
+        self._repeats = Repeats()
         self.steps = 0
         self.failures = 0
 
@@ -104,11 +106,10 @@ class Runner:
             if self._before_step is not None:
                 self._before_step(self._clock.now())
             await self._engine.step()
+            self._tell_what_is_over()
         except (TransientError, OutcomeUnknown, ClusterUnavailable) as e:
-            self.failures += 1
-            self._alert(Severity.WARNING, "step-failed", str(e))
+            self._failed(Severity.WARNING, str(e))
         except Exception as e:  # the edge of the process: surfaced, and trading halts
-            self.failures += 1
             log.exception("a step failed")
             self._stop_trading(f"{type(e).__name__}: {e}")
 
@@ -118,7 +119,24 @@ class Runner:
                 self._switch.halt(BY, why)
         except HaltError as e:
             log.critical("the switch cannot be written: %s", e)
-        self._alert(Severity.CRITICAL, "step-failed", f"trading is halted: {why}")
+        self._failed(Severity.CRITICAL, f"trading is halted: {why}")
+
+    def _failed(self, severity: Severity, what: str) -> None:
+        """Tell a step that failed; the same failure again at growing intervals, with a count."""
+        self.failures += 1
+        now = self._clock.now()
+        times = self._repeats.met(f"{severity.name}: {what}", now)
+        if times == 1:
+            self._alert(severity, "step-failed", what)
+        elif times:
+            self._publish(Alert(now, severity, "step-failed", f"{what} ({times} times by now)",
+                                {"times": times}))  # fmt: skip
+
+    def _tell_what_is_over(self) -> None:
+        now = self._clock.now()
+        for words, met in self._repeats.over(now):
+            what = f"steps work again; {met.times} failed since {met.first:%H:%M:%S} UTC: {words}"
+            self._publish(Alert(now, Severity.WARNING, "step-works", what, {"times": met.times}))
 
     def _alert(self, severity: Severity, kind: str, what: str) -> None:
         self._publish(Alert(self._clock.now(), severity, kind, what))

@@ -129,6 +129,53 @@ def test_what_passes_by_itself_does_not_halt(error):
     assert bench.alerts == [("step-failed", Severity.WARNING)]
 
 
+def told_of_steps(bench):
+    """Seconds since the beginning, kind, severity and count of what was told of steps."""
+    begun = utc(9, 30)
+    return [
+        ((a.at - begun).total_seconds(), a.kind, a.severity, a.facts.get("times", 1))
+        for a in bench.events
+        if isinstance(a, Alert) and a.kind.startswith("step-")
+    ]
+
+
+def test_a_failure_that_goes_on_is_told_at_growing_intervals_and_once_when_it_is_over(caplog):
+    bench = Bench()
+    bench.engine.errors = [ValueError("disk") for _ in range(1000)]
+    bench.steps(1200)
+    assert bench.runner.failures == 1000
+    critical, works = Severity.CRITICAL, Severity.WARNING
+    assert told_of_steps(bench) == [
+        (0.0, "step-failed", critical, 1),
+        (60.0, "step-failed", critical, 61),
+        (180.0, "step-failed", critical, 181),
+        (420.0, "step-failed", critical, 421),
+        (900.0, "step-failed", critical, 901),
+        (1059.0, "step-works", works, 1000),  # the last failure was at 999 s
+    ]
+
+
+def test_another_failure_is_told_at_once_however_often_the_first_one_comes(caplog):
+    bench = Bench()
+    errors = [ValueError("disk")] * 10 + [KeyError("other")] + [ValueError("disk")] * 10
+    bench.engine.errors = [*errors, TransientError("ValueError: disk")]
+    bench.steps(len(errors) + 1)
+    assert [(at, severity) for at, _, severity, _ in told_of_steps(bench)] == [
+        (0.0, Severity.CRITICAL),
+        (10.0, Severity.CRITICAL),
+        (21.0, Severity.WARNING),
+    ]
+    words = [a.what for a in bench.events if isinstance(a, Alert)]
+    assert "other" in words[1]
+
+
+def test_a_failure_that_comes_and_goes_is_one_that_goes_on(caplog):
+    bench = Bench()
+    bench.engine.errors = [ValueError("disk") if k % 2 == 0 else None for k in range(50)]
+    bench.steps(50)
+    assert [kind for _, kind, _, _ in told_of_steps(bench)] == ["step-failed"]
+
+
 def test_a_switch_that_cannot_be_written_does_not_end_the_loop(caplog):
     bench = Bench()
 
