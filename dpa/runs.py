@@ -608,4 +608,5 @@ def promote(
     if run.best.exists():
         shutil.rmtree(run.best)
     staging.rename(run.best)
+    run.mirror("best").push()
     return run.best

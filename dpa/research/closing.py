@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 from dpa.clock import Clock
 from dpa.research.grid import label
@@ -14,7 +15,7 @@ from dpa.research.results import (
     search_statistics,
     write_grid_csv,
 )
-from dpa.runs import RunDirectory, promote, promoted_by_hand
+from dpa.runs import BASELINES, REPORT, RESULTS, RunDirectory, promote, promoted_by_hand
 from dpa.text import columns
 
 BEST_SHOWN = 5
@@ -32,32 +33,45 @@ MEASURES = (
 def close_run(run: RunDirectory, clock: Clock) -> int:
     """Write the tables and the report of `run`, and promote its best finished trial.
 
-    Everything is made from the files of the run, so it can be repeated at any time.
+    Everything is made from the files of the run, so it can be repeated at any time. A run in a
+    store is read from there, and what was made is kept there.
 
     Returns
     -------
     int
         Number of finished trials.
     """
-    results = read_run(run.path)
+    run.refresh()
+    results = read_run(run)
     write_grid_csv(results)
+    run.publish(RESULTS, BASELINES)
     best = results.best
     if best is not None and best.status == "done" and not promoted_by_hand(run):
         promote(run, best.name, clock, by="rank")
-    write_report(run.path)
+    report_run(run)
     return sum(trial.status == "done" for trial in results.trials)
+
+
+def report_run(run: RunDirectory) -> Path:
+    """Write the report of a run from what is here, and keep it; its file here."""
+    best = read_run(run).best if run.store is not None else None
+    if best is not None:
+        run.mirror(f"trials/{best.name}").pull()  # its pictures need all of it
+    path = write_report(run.path)
+    run.publish(REPORT)
+    return path
 
 
 def closing_words(run: RunDirectory) -> str:
     """The end of a run in a terminal: best trials, baselines, statistics, verdict, paths."""
-    results = read_run(run.path)
+    results = read_run(run)
     search = search_statistics(results)
     parts = [_counts(results), _best(results, search), _overfitting(search)]
     judgement = verdict(results, search)
     parts.append("\n".join(line for line in (judgement.answer, judgement.reason) if line))
-    paths = [f"report  {run.report}", f"table   {run.results_csv}"]
+    paths = [f"report  {run.shown(REPORT)}", f"table   {run.shown(RESULTS)}"]
     if run.best.is_dir():
-        paths.append(f"model   {run.best}")
+        paths.append(f"model   {run.shown('best')}")
     return "\n\n".join(part for part in [*parts, "\n".join(paths)] if part)
 
 

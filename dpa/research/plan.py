@@ -8,15 +8,25 @@ from dpa.config import Settings
 from dpa.market.sample import SAMPLE
 from dpa.research.baselines import BASELINES
 from dpa.research.grid import Grid, Trial, central_trial, grid_points, plan_trials
-from dpa.research.history import History, located, open_history, reopen_history
+from dpa.research.history import (
+    History,
+    ensure_shards,
+    located,
+    open_history,
+    reopen_history,
+)
 from dpa.runs import (
+    DataDescription,
     RunDirectory,
     check_storage,
     check_unchanged,
     find_run,
     new_manifest,
 )
+from dpa.stores.mirror import Mirror
+from dpa.stores.places import Storage
 
+SHARDS = ".cache/shards"  # below the storage of runs
 SAMPLE_START = "2014-01-01"  # eight of its 33 years: minutes, not an hour, for a first grid
 
 
@@ -47,7 +57,7 @@ class Plan:
         return central_trial(self.trials)
 
 
-def plan_new(grid: Grid, storage: Path) -> Plan:
+def plan_new(grid: Grid, storage: Path | Storage) -> Plan:
     """A new run of `grid` under `storage`; reads the data, writes nothing.
 
     The sample is read from 2014 on unless ``data.start`` says otherwise.
@@ -71,7 +81,7 @@ def _recent_sample(settings: Settings) -> Settings:
     return settings.model_copy(update={"data": data.model_copy(update={"start": SAMPLE_START})})
 
 
-def plan_resumed(reference: str, storage: Path, accept_changed_code: bool) -> Plan:
+def plan_resumed(reference: str, storage: Path | Storage, accept_changed_code: bool) -> Plan:
     """The rest of the run that `reference` names.
 
     Raises
@@ -83,13 +93,36 @@ def plan_resumed(reference: str, storage: Path, accept_changed_code: bool) -> Pl
     manifest = run.read_manifest()
     if not accept_changed_code:
         check_unchanged(manifest)
-    check_storage(run.path)
+    if run.store is None:
+        check_storage(run.path)
+    else:
+        run.store.check()
     grid = Grid(manifest.settings, manifest.axes)
-    history = reopen_history(manifest.settings.data, manifest.data)
+    history = reopen_history(manifest.settings.data, shards_here(run, manifest.data))
     return Plan(grid, history, tuple(plan_trials(grid, history.n_bars)), run)
 
 
-def directory_of(plan: Plan, storage: Path, clock: Clock) -> RunDirectory:
+def shards_here(run: RunDirectory, data: DataDescription) -> DataDescription:
+    """What a run read; the shards it made itself are got from its store, if it has one."""
+    if run.store is None or not data.shards:
+        return data
+    name = f"{SHARDS}/{Path(data.shards).name}"
+    kept = Mirror(run.path.parent / name, run.store.parent.below(name))
+    if not kept.pull():
+        return data
+    return data.model_copy(update={"shards": str(kept.folder)})
+
+
+def shards_kept(history: History, storage: Storage) -> History:
+    """`history` as shards, written once for all runs of a storage and kept in its store."""
+    made = ensure_shards(history, storage.path / SHARDS)
+    if storage.store is not None and made is not history and made.selection is not None:
+        folder = Path(made.selection.manifest.directory)
+        Mirror(folder, storage.store.below(f"{SHARDS}/{folder.name}")).push()
+    return made
+
+
+def directory_of(plan: Plan, storage: Path | Storage, clock: Clock) -> RunDirectory:
     """The directory of the run: the old one, or a new one with its manifest."""
     if plan.resumed is not None:
         return plan.resumed

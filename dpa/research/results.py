@@ -225,15 +225,15 @@ def summarise_trial(returns: pd.DataFrame, periods_per_year: float) -> dict[str,
     }
 
 
-def read_run(run_dir: str | Path) -> RunResults:
-    """Everything a run has on disk, whatever its state.
+def read_run(run_dir: str | Path | RunDirectory) -> RunResults:
+    """Everything a run has on disk, whatever its state; of a run in a store, what was got here.
 
     Raises
     ------
     RunError
         Naming the file that is missing or cannot be read.
     """
-    run = RunDirectory(Path(run_dir))
+    run = run_dir if isinstance(run_dir, RunDirectory) else RunDirectory(Path(run_dir))
     manifest = run.read_manifest()
     year = TradingCalendar(manifest.data.calendar).bars_per_year(manifest.data.interval)
     trials = []
