@@ -101,7 +101,7 @@ def _add_start(parser: OneLineParser) -> None:
         "--speed", type=float, default=0.0, metavar="X",
         help="of the replay, seconds a second; 0: as fast as it goes [0]",
     )  # fmt: skip
-    add_settings_options(parser, ("costs", "risk", "trading", "ibkr", "alerts"))
+    add_settings_options(parser, ("costs", "risk", "trading", "ibkr", "alerts", "logging"))
 
 
 KILL = "halt durably, then cancel everything at the broker; needs no cluster and asks nothing"

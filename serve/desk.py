@@ -32,7 +32,7 @@ class Desk:
         else:
             market = await asyncio.to_thread(place.market)
             links = LocalLinks(local_stages(settings, storage, place.plugins, market))
-        log_with_serve()
+        log_with_serve(place, "desk")
         self._meters = RayMeters()
         self._settings, self._storage = settings, storage
         clock = SystemClock()

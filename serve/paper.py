@@ -486,6 +486,7 @@ def _conclude(
     plan: Plan, status: Mapping[str, Any], truth: Mapping[str, Any], interrupted: bool
 ) -> int:
     """Compare the books with the gateway's, and write the report."""
+    _keep_truth(plan, truth)
     with Journal.reader(plan.places.journal) as journal:
         account = journal.value("account")
         damage = [str(finding) for finding in journal.verify()]
@@ -502,6 +503,14 @@ def _conclude(
     if damage or found or status["state"] == "refused":
         return 1
     return 130 if interrupted else 0
+
+
+def _keep_truth(plan: Plan, truth: Mapping[str, Any]) -> None:
+    """Keep the gateway's own record of orders and fills beside the report, for ``dpa trace``."""
+    record = {name: truth[name] for name in ("now", "orders", "executions")}
+    folder = plan.places.reports / f"{pd.Timestamp(truth['begun']):%Y-%m-%d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "gateway.json", json.dumps(record) + "\n")
 
 
 def _report(

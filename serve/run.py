@@ -58,6 +58,7 @@ SERVING_SECTIONS = (
     "sizing",
     "risk",
     "serving",
+    "logging",
 )
 EXAMPLES = """examples:
   python serve/run.py

@@ -33,6 +33,7 @@ from dpa.serving.stages import (
     GateStage,
     SizerStage,
 )
+from dpa.telemetry.logs import log_to_files
 
 if TYPE_CHECKING:
     from dpa.horizons.bundle import HorizonBundle
@@ -92,11 +93,12 @@ class Place:
         return None if data.path is None else last_bars(data, n_bars)
 
 
-def log_with_serve() -> None:
-    """What dpa logs goes where Serve's own log goes."""
+def log_with_serve(place: Place, name: str) -> None:
+    """What dpa logs goes where Serve's own log goes, and into the logs of the storage."""
     ours = logging.getLogger("dpa")
     ours.handlers = logging.getLogger("ray.serve").handlers
     ours.setLevel(logging.INFO)
+    log_to_files(place.settings.logging, place.storage, f"serve-{name.replace(':', '-')}")
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Stage:
     """Any stage as a deployment; calls run in threads, so that health checks are answered."""
 
     def __init__(self, place: Place, name: str) -> None:
-        log_with_serve()
+        log_with_serve(place, name)
         self._stage = place.stage(name)
 
     async def call(self, method: str, *arguments: Any) -> Any:

@@ -16,6 +16,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from dpa.errors import ClusterUnavailable, UserError
+from dpa.telemetry.logs import log_to_files
 from dpa.trading.places import Places, Start
 from dpa.trading.service import TradingService
 from serve.trader_link import NAME, NAMESPACE, find_trader
@@ -35,6 +36,9 @@ class Trader:
 
     async def __init__(self, start: Start) -> None:
         logging.getLogger("dpa").setLevel(logging.INFO)
+        settings = start.settings
+        secrets = (start.token, settings.alerts.alert_webhook)
+        log_to_files(settings.logging, start.storage, "trader", secrets=secrets)
         self._service = TradingService(start)
         self._task = asyncio.get_running_loop().create_task(self._service.run())
 
