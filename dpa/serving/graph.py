@@ -46,6 +46,7 @@ from dpa.serving.stages import (
 from dpa.serving.store import RowStore
 from dpa.serving.types import Prediction, Request, RequestError
 from dpa.serving.wire import to_json
+from dpa.telemetry.ids import about
 
 READY_SECONDS = 1.0  # a stage may take to say that it is there
 AGAIN_SECONDS = 30.0  # until a refused bundle is tried again
@@ -102,6 +103,25 @@ def local_stages(
         SIZER: SizerStage(settings, storage),
         **{FAMILY + name: FamilyStage(name, plugins, storage, threads) for name in families},
     }
+
+
+def _log(decision: Decision) -> None:
+    """A line about a decision, with its ids and the moment it was asked for."""
+    market, said = decision.snapshot.market, decision.snapshot.forecasts
+    traded = int((decision.sizes.shares != market.shares).sum())
+    log.info(
+        "decided: %d of %d symbols traded, risk %s, bundle %s",
+        traded,
+        len(market.names),
+        decision.risk.level.name,
+        said.bundle[:12],
+        extra={
+            "account": market.account,
+            "bar": market.time,
+            "decision_id": decision.id,
+            "at": market.moment,
+        },
+    )
 
 
 class Graph:
@@ -256,6 +276,7 @@ class Graph:
         self._newest_account = market.account
         self._unsaved.add(market.account)
         self._count(decision)
+        _log(decision)
         return decision
 
     async def _blend(self, snapshot: Snapshot) -> Blended:
@@ -289,6 +310,10 @@ class Graph:
         )
 
     async def _forecast(self, request: Request) -> tuple[Snapshot, BundleForecast]:
+        with about(account=request.account, bar=request.time):
+            return await self._forecast_one(request)
+
+    async def _forecast_one(self, request: Request) -> tuple[Snapshot, BundleForecast]:
         taken: Taken = await self._call(MARKET, "take", request)
         model = taken.model
         families = model.combiner.families
