@@ -9,10 +9,11 @@ from ray.serve.handle import DeploymentHandle
 from dpa.clock import SystemClock
 from dpa.serving.graph import Graph, Links, LocalLinks, local_stages
 from dpa.serving.http import make_app
+from dpa.serving.meters import ServingMeters
 from dpa.serving.page import page_html
 from dpa.serving.tokens import read_or_make_token
 from dpa.trading.places import Places
-from serve.meters import RayMeters
+from serve.meters import ray_meters
 from serve.stage import HandleLinks, Place, log_with_serve
 from serve.trader_link import TraderLink
 
@@ -33,7 +34,7 @@ class Desk:
             market = await asyncio.to_thread(place.market)
             links = LocalLinks(local_stages(settings, storage, place.plugins, market))
         log_with_serve(place, "desk")
-        self._meters = RayMeters()
+        self._meters = ServingMeters(ray_meters())
         self._settings, self._storage = settings, storage
         clock = SystemClock()
         self._graph = Graph(links, settings, storage, place.reference, self._meters, clock)

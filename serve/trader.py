@@ -19,6 +19,7 @@ from dpa.errors import ClusterUnavailable, UserError
 from dpa.telemetry.logs import log_to_files
 from dpa.trading.places import Places, Start
 from dpa.trading.service import TradingService
+from serve.meters import ray_meters
 from serve.trader_link import NAME, NAMESPACE, find_trader
 
 START_SECONDS: Final = 120.0  # for the first attempt to begin
@@ -39,7 +40,7 @@ class Trader:
         settings = start.settings
         secrets = (start.token, settings.alerts.alert_webhook)
         log_to_files(settings.logging, start.storage, "trader", secrets=secrets)
-        self._service = TradingService(start)
+        self._service = TradingService(start, meters=ray_meters())
         self._task = asyncio.get_running_loop().create_task(self._service.run())
 
     async def begun(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Blocks of features and fits as Ray tasks: what is missing is done, whatever order, once."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from _meters import ray_meters
 from _progress import PLAIN_SECONDS, duration
 from ray.exceptions import RayError, RayTaskError
 from rich.console import Console, Group
@@ -20,6 +22,8 @@ from dpa.horizons.dataset import BlockSpan, Dataset, make_block, write_block
 from dpa.horizons.recipe import Recipe
 from dpa.horizons.training import SUMMARY, Task, run_task
 from dpa.market.session_grid import GridSource
+from dpa.telemetry import catalogue
+from dpa.telemetry.meters import Meters
 from dpa.validation.splits import Fold
 
 DEATHS_FORGIVEN = 3  # times the process of one task may die
@@ -116,7 +120,12 @@ def cancelled(pending: Mapping[Any, str]) -> Iterator[None]:
 
 
 def work_off(
-    submit: Mapping[str, Callable[[], Any]], total: int, stage: str, console: Console, clock: Clock
+    submit: Mapping[str, Callable[[], Any]],
+    total: int,
+    stage: str,
+    console: Console,
+    clock: Clock,
+    ended: Callable[[str, str | None], None] = lambda label, error: None,
 ) -> dict[str, str]:
     """Run the pieces of work that are missing; the errors of those that failed, by label.
 
@@ -128,6 +137,8 @@ def work_off(
         Pieces of the stage, those done before included.
     stage, console, clock
         What is shown, where, and how time is told.
+    ended : callable
+        Told the label of each piece that ended, and its error.
     """
     at_once = max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting = list(submit.items())[::-1]
@@ -149,6 +160,7 @@ def work_off(
                 else:
                     progress.failed += 1
                     errors[label] = error
+                ended(label, error)
             tell()
     return errors
 
@@ -207,4 +219,18 @@ def fit_all(
         return lambda: options.remote(task, *shared, to)
 
     pieces = {task.label: starter(task) for task in missing}
-    return work_off(pieces, len(every), "fits", console, clock)
+    by_label, meters = {task.label: task for task in missing}, ray_meters()
+
+    def ended(label: str, error: str | None) -> None:
+        count_fit(meters, by_label[label], error, to)
+
+    return work_off(pieces, len(every), "fits", console, clock, ended)
+
+
+def count_fit(meters: Meters, task: Task, error: str | None, to: Path) -> None:
+    """Count a fit that ended, and how long it took."""
+    outcome = "done" if error is None else "failed"
+    meters.count(catalogue.FITS_DONE, family=task.family, outcome=outcome)
+    if error is None:
+        seconds = json.loads((to / task.key / SUMMARY).read_text(encoding="utf-8"))["seconds"]
+        meters.observe(catalogue.FIT_SECONDS, float(seconds), family=task.family)

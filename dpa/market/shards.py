@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from dpa.clock import SystemClock
 from dpa.config import DataConfig
 from dpa.errors import DataError, DpaError, TransientError
 from dpa.market.panel import EXTRAS, Panel
@@ -31,6 +32,8 @@ from dpa.market.shard_files import (
     read_shards,
     write_shards,
 )
+from dpa.telemetry import catalogue
+from dpa.telemetry.meters import NO_METERS, Meters
 
 __all__ = [
     "ShardManifest",
@@ -144,11 +147,20 @@ class ShardStore:
         Bars of a segment.
     node_id : str
         Ray node to prefer for reading.
+    meters : Meters
+        Told what was read, and how long it took.
     """
 
-    def __init__(self, selection: ShardSelection, segment_bars: int, node_id: str) -> None:
+    def __init__(
+        self,
+        selection: ShardSelection,
+        segment_bars: int,
+        node_id: str,
+        meters: Meters = NO_METERS,
+    ) -> None:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         self._selection, self._segment_bars, self._node_id = selection, segment_bars, node_id
+        self._meters, self._clock = meters, SystemClock()
         self._references: list[Any] = []
         self._bars = 0
         self._error: Exception | None = None
@@ -167,8 +179,10 @@ class ShardStore:
         error: Exception | None = None
         try:
             blocks = stream_blocks(self._selection, self._node_id)
+            begun = self._clock.elapsed()
             for segment in cut_segments(blocks, self._segment_bars):
                 reference = ray.put(segment)
+                begun = self._count(segment, begun)
                 arrived = self._arrived(reference, segment.n_bars, None)
                 asyncio.run_coroutine_threadsafe(arrived, loop).result()
             if self._bars != self._selection.n_bars:
@@ -177,10 +191,19 @@ class ShardStore:
                     f"not {self._selection.n_bars}",
                     "check the shards with 'dpa data check'",
                 )
+            else:
+                self._meters.count(catalogue.SHARDS_READ, len(self._selection.files()))
         except Exception as e:  # the edge of the reading thread: whoever waits gets the error
             logging.getLogger(__name__).exception("reading shards failed")
             error = root_error(e)
         asyncio.run_coroutine_threadsafe(self._arrived(None, 0, error), loop).result()
+
+    def _count(self, segment: Block, begun: float) -> float:
+        now = self._clock.elapsed()
+        size = bar_bytes(len(self._selection.names), len(self._selection.manifest.extras))
+        self._meters.count(catalogue.DATA_READ_BYTES, segment.n_bars * size)
+        self._meters.observe(catalogue.DATA_READ_SECONDS, now - begun)
+        return now
 
     async def _arrived(self, reference: Any, n_bars: int, error: Exception | None) -> None:
         async with self._arrival:
@@ -236,7 +259,9 @@ def root_error(error: BaseException) -> Exception:
     return DataError(f"reading shards failed: {last[0]}", "see the log of the ShardStore actor")
 
 
-def start_shard_store(selection: ShardSelection, segment_bars: int | None = None) -> Any:
+def start_shard_store(
+    selection: ShardSelection, segment_bars: int | None = None, meters: Meters = NO_METERS
+) -> Any:
     """Start the actor; Ray must be initialised.
 
     Parameters
@@ -245,6 +270,8 @@ def start_shard_store(selection: ShardSelection, segment_bars: int | None = None
         What to read; see :func:`~dpa.market.selections.select_shards`.
     segment_bars : int, optional
         Bars of a segment; by default as many as make about 8 MiB.
+    meters : Meters
+        See :class:`ShardStore`; pickled.
 
     Returns
     -------
@@ -256,7 +283,7 @@ def start_shard_store(selection: ShardSelection, segment_bars: int | None = None
     node_id = ray.get_runtime_context().get_node_id()
     bars = segment_bars or default_segment_bars(selection)
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(ShardStore)
-    return actor.remote(selection, bars, node_id)
+    return actor.remote(selection, bars, node_id, meters)
 
 
 def open_shard_store(config: DataConfig, segment_bars: int | None = None) -> "ShardStoreSource":

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Mapping
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -184,11 +185,17 @@ class Graph:
                 await self.begin()
                 await self.follow()
                 await asyncio.to_thread(self.save)
+                await self._tell_bundle()
             except (DpaError, OSError) as e:
                 log.warning("watching %s: %s", self.reference, e)
             except Exception:  # the loop outlives whatever a dead stage raises
                 log.exception("watching %s", self.reference)
             await asyncio.sleep(self._settings.serving.watch_seconds)
+
+    async def _tell_bundle(self) -> None:
+        described = await self._links.call(MARKET, "describe")
+        until = datetime.fromisoformat(described["trained_until"])
+        self._meters.bundle(described["version"], until, self._refused is not None)
 
     async def follow(self) -> bool:
         """Swap to the bundle the reference names now; whether it was another.
@@ -251,6 +258,9 @@ class Graph:
 
     async def decide(self, request: Request) -> Decision:
         """See :meth:`dpa.serving.types.Desk.decide`."""
+        return await self._timed("decide", self._decide(request))
+
+    async def _decide(self, request: Request) -> Decision:
         await self._check_begun()
         snapshot, _ = await self._forecast(request)
         market, said = snapshot.market, snapshot.forecasts
@@ -434,4 +444,5 @@ class Graph:
         self._meters.decided(
             {r.name.lower(): int((sizes.reason == r).sum()) for r in Reason},
             {a.name.lower(): int((sizes.action == a).sum()) for a in Action},
+            decision.risk.level.name.lower(),
         )

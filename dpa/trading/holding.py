@@ -30,6 +30,7 @@ from dpa.trading.events import Alert, LevelChanged
 from dpa.trading.feed import Feed
 from dpa.trading.journal import Journal
 from dpa.trading.lease import Lease
+from dpa.trading.meters import TradingMeters
 from dpa.trading.paper import Liquidity, PaperBroker
 from dpa.trading.places import Places, Start
 from dpa.trading.recorder import KINDS, Recorder
@@ -59,7 +60,9 @@ class Holding:
         seen: Seen,
         sleep: Sleep,
         uniform: Callable[[float, float], float],
+        meters: TradingMeters | None = None,
     ) -> None:
+        self._meters = meters
         self.start, self.settings, self.places = start, start.settings, Places(start.storage)
         self._wall, self.seen, self._sleep, self._uniform = wall, seen, sleep, uniform
         self.clock: Clock = wall
@@ -197,6 +200,9 @@ class Holding:
         self._recorder = Recorder(journal)
         self.bus.subscribe(self._recorder.take, KINDS, name="recorder", on_order_path=True)
         self.bus.subscribe(self.seen.see, name="seen")
+        if self._meters is not None:
+            self.bus.subscribe(self._meters.see, name="meters")
+            journal.committed = self._meters.committed
         self.bus.subscribe(EventLog().take, LOGGED, name="log")
         config = self.settings.alerts
         # in virtual time alerts are paced by the wall all the same: people live there
@@ -236,6 +242,8 @@ class Holding:
         settings, keeps_time = self.settings, self.start.keeper is not None
         pace = 0.0 if keeps_time else settings.trading.messages_per_second
         client = TwsClient(settings.ibkr, self.clock, pace)
+        if self._meters is not None:
+            self._meters.follow(lambda: client.traffic)
         link = IbkrBroker(settings.ibkr, self.clock, client, self._sleep)
         self.broker = link  # so that it is closed whatever follows
         await link.connect(self.journal.order_id_mark)

@@ -14,7 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from dpa.clock import Clock
+from dpa.clock import Clock, SystemClock
 from dpa.errors import HaltError
 from dpa.trading import journal_tables as tables
 from dpa.trading import lifecycle
@@ -59,6 +59,7 @@ FILLS_KEPT = timedelta(days=7)
 """Single fills that the writer's ledger holds at least; older ones are in its sums only."""
 
 _ZERO = Decimal(0)
+_WALL = SystemClock()  # times commits, whatever clock dates what is written
 
 
 class Journal(JournalReader):
@@ -76,6 +77,11 @@ class Journal(JournalReader):
     clock : Clock
     steps : callable, optional
         Called with the name of each write, see `STEPS`; for tests that crash there.
+
+    Attributes
+    ----------
+    committed : callable
+        Called with the number of events and the seconds of each commit; must not raise.
     """
 
     def __init__(
@@ -84,6 +90,7 @@ class Journal(JournalReader):
         self._begin(path, tables.open_writer(path))
         self._clock = clock
         self._steps = steps or _no_step
+        self.committed: Callable[[int, float], None] = _not_counted
         self._depth = 0
         self._broken: BaseException | None = None
         self._done: list[str] = []
@@ -388,11 +395,13 @@ class Journal(JournalReader):
                 self._steps(f"writing {name}")
             with tables.halting(self.path):
                 self._db.execute("COMMIT")
+            begun = _WALL.elapsed()
         except BaseException:
             self._undo()
             raise
         self._book()
         for name in self._done:
+        self.committed(len(self._done), _WALL.elapsed() - begun)
             self._steps(name)
 
     def _book(self) -> None:
@@ -547,3 +556,7 @@ def _numbers(execution: Execution) -> tuple[object, ...]:
 
 def _no_step(name: str) -> None:
     pass
+def _not_counted(events: int, seconds: float) -> None:
+    return None
+
+

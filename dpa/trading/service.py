@@ -15,10 +15,12 @@ from typing import Any
 from dpa.clock import SystemClock
 from dpa.errors import DpaError, HaltError, TransientError, UserError
 from dpa.trading.cash import difference_words
+from dpa.telemetry.meters import Meters
 from dpa.trading.holding import NAME, Holding, Sleep
 from dpa.trading.lease import Lease
 from dpa.trading.places import Places, Start
 from dpa.trading.status import Seen
+from dpa.trading.meters import TradingMeters
 from dpa.trading.switch import Switch
 
 WIND_UP_SECONDS, WIND_UP_PAUSE = 20.0, 0.1  # to cancel what works when it ends
@@ -26,6 +28,7 @@ FIRST_RETRY, LONGEST_RETRY = 0.5, 30.0  # seconds between attempts to begin; dou
 log = logging.getLogger("dpa.trading")
 
 
+LOOK_SECONDS = 5.0  # between readings of the status for metrics
 class TradingService:
     """Builds a trader, runs it, answers for it.
 
@@ -42,6 +45,8 @@ class TradingService:
 
     Attributes
     ----------
+    meters : Meters, optional
+        Counts what is done; the status is read for it every `LOOK_SECONDS` by the wall clock.
     state : str
         ``starting``, ``waiting`` (for the broker or the decision service; tried again),
         ``trading``, ``ended`` (a replay is over), ``refused`` (nobody may trade here) or
@@ -60,6 +65,7 @@ class TradingService:
     ) -> None:
         self.start, self.places = start, Places(start.storage)
         self.state, self.why = "starting", ""
+        meters: Meters | None = None,
         self.settled = asyncio.Event()  # the first attempt to begin is over
         self._sleep, self._uniform, self._steps = sleep, uniform, steps
         self._wall = SystemClock()
@@ -71,6 +77,7 @@ class TradingService:
 
     # running
 
+        self._meters = None if meters is None else TradingMeters(meters, self._wall)
     async def run(self) -> None:
         """Begin, trade until it is over or stopped, and let everything go.
 
@@ -79,6 +86,7 @@ class TradingService:
         try:
             await self._run()
         except HaltError as e:
+        looking = None if self._meters is None else asyncio.create_task(self._look(self._meters))
             self._refuse(str(e))
         except Exception as e:  # the edge of the process: surfaced, and trading halts
             log.exception("the trader failed")
@@ -90,6 +98,21 @@ class TradingService:
 
     def _refuse(self, why: str) -> None:
         log.critical("the trader ends: %s", why)
+            if looking is not None and self._meters is not None:
+                looking.cancel()
+                self._look_once(self._meters)
+
+    async def _look(self, meters: TradingMeters) -> None:
+        while True:
+            self._look_once(meters)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _look_once(self, meters: TradingMeters) -> None:
+        try:
+            engine = None if self._trader is None else self._trader.engine
+            meters.look(self.status(), engine is not None and engine.in_session)
+        except Exception:  # what is looked at may be half made or gone: trading goes on
+            log.debug("the status could not be read for metrics", exc_info=True)
         self.state, self.why = "refused", why
 
     async def _run(self) -> None:
@@ -125,7 +148,9 @@ class TradingService:
         """A trader that is connected and reconciled; none when it was stopped before."""
         wait, warned = FIRST_RETRY, ""
         while not self._stop.is_set():
-            trader = Holding(self.start, self._wall, self._seen, self._sleep, self._uniform)
+            trader = Holding(
+                self.start, self._wall, self._seen, self._sleep, self._uniform, self._meters
+            )
             try:
                 await trader.open(self._lease, self._steps)
                 return trader

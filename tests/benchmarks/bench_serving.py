@@ -50,7 +50,7 @@ WARMED = 20  # bars sent before anything is timed
 FLUSH_SECONDS = 12.0  # until Ray has exported what was metered
 KINDS = {"JSON": JSON, "Arrow": ARROW}
 WAYS = ("in process", "fused", "graph", "fused, untuned", "graph, untuned")
-_SAMPLE = re.compile(r'ray_dpa_stage_milliseconds_(sum|count)\{.*stage="([^"]+)".*\} (\S+)')
+_SAMPLE = re.compile(r'ray_dpa_stage_seconds_(sum|count)\{.*stage="([^"]+)".*\} (\S+)')
 
 
 def bodies(universe: Universe, rows: range, kind: str, account: str) -> list[bytes]:
@@ -220,7 +220,7 @@ def _means(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float]:
     for stage, (total, count) in after.items():
         total_before, count_before = before.get(stage, (0.0, 0.0))
         if count > count_before:
-            found[stage] = (total - total_before) / (count - count_before) / 1e3
+            found[stage] = (total - total_before) / (count - count_before)
     return found
 
 

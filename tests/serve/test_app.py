@@ -382,7 +382,7 @@ def test_metrics_reach_ray(service):
     (node,) = ray.nodes()
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     wanted = (
-        r'^ray_dpa_stage_milliseconds_count\{.*stage="sizer".*\} [1-9]',
+        r'^ray_dpa_stage_seconds_count\{.*stage="sizer".*\} [1-9]',
         r"^ray_dpa_decisions_total\{.*\} [1-9]",
         r'^ray_dpa_family_answers_total\{.*family="ridge".*outcome="ok".*\} [1-9]',
     )

@@ -183,6 +183,7 @@ class Callbacks:
         self.requests: dict[Key, Request] = {}
         self.streams: dict[int, Stream] = {}
         self.times: list[asyncio.Future[bool]] = []
+        self.noticed: Callable[[int], None] = _ignore  # every code
         self.told: Callable[[int], None] = _ignore  # codes that come before it is ready
         self.last_heard = clock.elapsed()
         self.managed: tuple[str, ...] = ()
@@ -362,6 +363,7 @@ class Callbacks:
     # words
 
     def error(self, request_id: int, code: int, message: str, _: str = "") -> None:
+        self.noticed(code)
         self.told(code)
         if not is_remark(code):
             self._fail(request_id, RequestFailed(code, message))

@@ -12,18 +12,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dpa.clock import Clock
+from dpa.clock import Clock, SystemClock
 from dpa.config import IbkrConfig
 from dpa.errors import ConfigError, DpaError, TransientError
 from dpa.trading.ibkr.callbacks import Callbacks, Key, Listener, Request, Stream
 from dpa.trading.ibkr.codes import BEFORE_READY, ID_IN_USE, SILENT
 from dpa.trading.ibkr.pace import Pace, Sleep, Urgency
 from dpa.trading.ibkr.safety import check_address
+from dpa.trading.traffic import Traffic
 
 LIBRARIES = ("ib_insync", "ib_async")
 UNNUMBERED = frozenset({"positions", "open orders", "completed orders"})  # no request ids
 _SLICES = 9  # of a second, and one is left out: room for a delay of a quarter of a second
 REQUEST_IDS = 1_000_000_000  # numbers of requests begin here, so that none is an order's
+_WALL = SystemClock()  # times answers, whatever clock the trader runs by
 _log = logging.getLogger(__name__)
 
 
@@ -114,6 +116,8 @@ class TwsClient:
         self.pace = _spread(messages_per_second, clock, sleep)
         self.library: Library | None = None
         self.unreadable = 0
+        self._traffic = Traffic()
+        self.callbacks.noticed = lambda code: self._traffic.code(code)
         self._client: Any = None
         self.next_request_id = REQUEST_IDS
         self._asked: set[Key] = set()
@@ -131,6 +135,15 @@ class TwsClient:
             return False
         transport = client.conn.transport
         return transport is not None and not transport.is_closing()
+
+    @property
+    def traffic(self) -> Traffic:
+        """Messages so far."""
+        client = self._client
+        if client is not None and client.isReady():
+            stats = client.connectionStats()
+            self._traffic.see(stats.numMsgSent, stats.numMsgRecv)
+        return self._traffic
 
     @property
     def server_version(self) -> int:
@@ -241,6 +254,7 @@ class TwsClient:
 
     def close(self, why: str = "closed here") -> None:
         """Drop the connection; requests that wait fail."""
+        self.traffic.end()
         client, self._client = self._client, None
         self.pace.break_off(why)
         self.callbacks.break_off(TransientError(f"TWS: {why}"))
