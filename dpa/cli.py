@@ -77,6 +77,7 @@ def build_parser() -> OneLineParser:
     _add_simulate(commands)
     _add_serve(commands)
     _add_trading(commands)
+    _add_cluster(commands)
     return parser
 
 
@@ -121,6 +122,12 @@ def _add_trading(commands: Any) -> None:
     from dpa.trading_commands import add_trading_commands
 
     add_trading_commands(commands, add_command, STORAGE)
+
+
+def _add_cluster(commands: Any) -> None:
+    from dpa.hosts.commands import add_cluster_commands
+
+    add_cluster_commands(commands, add_command)
 
 
 def _add_horizons(commands: Any) -> None:

@@ -1,0 +1,134 @@
+"""Jobs on a running cluster, by ``ray job`` through a tunnel."""
+
+import json
+import secrets
+import shlex
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from dpa.errors import ConfigError
+from dpa.hosts.problem import HostError
+
+RUNNING: Final = frozenset({"PENDING", "RUNNING"})
+DONE: Final = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
+_SECONDS: Final = 20.0
+
+
+def new_job_name() -> str:
+    """A name for a job, so that it is known before it is sent."""
+    return f"dpa-{secrets.token_hex(4)}"
+
+
+def submit(
+    url: str,
+    job: str,
+    entrypoint: Sequence[str],
+    options: Sequence[str],
+    environ: Mapping[str, str],
+    follow: bool,
+) -> int:
+    """``ray job submit``; its exit code: 0 when the job succeeded, or was taken."""
+    words = ["ray", "job", "submit", "--address", url, "--submission-id", job, *options]
+    return _passed_on([*words, *([] if follow else ["--no-wait"]), "--", *entrypoint], environ)
+
+
+def show_logs(url: str, job: str, environ: Mapping[str, str], follow: bool) -> int:
+    """``ray job logs``; its exit code."""
+    words = ["ray", "job", "logs", "--address", url, *(["--follow"] if follow else []), job]
+    return _passed_on(words, environ)
+
+
+def stop(url: str, job: str, environ: Mapping[str, str]) -> int:
+    """``ray job stop``; its exit code."""
+    return _passed_on(["ray", "job", "stop", "--address", url, job], environ)
+
+
+def _passed_on(words: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run with our own terminal; Ctrl-C ends what follows the job, never the job."""
+    from dpa.hosts.ray_commands import end_group
+
+    process = subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, env=dict(environ), text=True, start_new_session=True
+    )
+    try:
+        return process.wait()
+    except BaseException:
+        end_group(process, seconds=3.0)
+        raise
+
+
+def list_jobs(url: str, token: str, opener: Callable[..., Any] | None = None) -> list[Any]:
+    """Jobs the cluster knows, oldest first.
+
+    Raises
+    ------
+    HostError
+        When the head refuses the token or does not answer.
+    """
+    request = urllib.request.Request(f"{url}/api/jobs/")
+    request.add_header("Authorization", f"Bearer {token}")
+    return sorted(_answer(request, opener), key=lambda job: job.get("start_time") or 0)
+
+
+def live_nodes(url: str, token: str) -> list[str]:
+    """Addresses of the nodes that the head counts as alive."""
+    request = urllib.request.Request(f"{url}/api/v0/nodes?limit=1000&detail=false")
+    request.add_header("Authorization", f"Bearer {token}")
+    said = _answer(request, None)
+    nodes = said["data"]["result"]["result"]
+    return [node["node_ip"] for node in nodes if node["state"] == "ALIVE"]
+
+
+def _answer(request: urllib.request.Request, opener: Callable[..., Any] | None) -> Any:
+    try:
+        with (opener or urllib.request.urlopen)(request, timeout=_SECONDS) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as e:
+        with e:
+            if e.code in (401, 403):
+                raise HostError(
+                    "the head refuses this machine's token",
+                    "copy the token of the machine that started the cluster, or start it anew",
+                ) from e
+            raise HostError(
+                f"the head answers {e.code} {e.reason} to {request.selector}",
+                "is it the Ray version of this machine?",
+            ) from e
+    except (OSError, ValueError) as e:
+        raise HostError(
+            f"Ray's dashboard does not answer on the head ({e})",
+            "see whether Ray runs there: dpa cluster status",
+        ) from e
+
+
+def running_jobs(jobs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of those that have not ended."""
+    return [job_name(job) for job in jobs if job.get("status") in RUNNING]
+
+
+def job_name(job: Mapping[str, Any]) -> str:
+    """As ``ray job`` takes it."""
+    return str(job.get("submission_id") or job.get("job_id") or "?")
+
+
+def check_entrypoint(words: Sequence[str]) -> list[str]:
+    """What is to be run, without the ``--`` before it."""
+    entrypoint = list(words[1:] if words[:1] == ["--"] else words)
+    if not entrypoint:
+        raise ConfigError(
+            "there is nothing to run", "put it after --: -- python ~/dpa-source/tune/grid.py"
+        )
+    return entrypoint
+
+
+def going_on(file: str, job: str) -> str:
+    """How to go on with a job that one no longer follows."""
+    quoted = shlex.quote(file)
+    return (
+        f"job {job} goes on\n"
+        f"  follow it  dpa cluster logs {quoted} {job} --follow\n"
+        f"  stop it    dpa cluster logs {quoted} {job} --stop"
+    )
