@@ -393,15 +393,15 @@ class Journal(JournalReader):
         try:
             for name in self._done:
                 self._steps(f"writing {name}")
+            begun = _WALL.elapsed()
             with tables.halting(self.path):
                 self._db.execute("COMMIT")
-            begun = _WALL.elapsed()
         except BaseException:
             self._undo()
             raise
+        self.committed(len(self._done), _WALL.elapsed() - begun)
         self._book()
         for name in self._done:
-        self.committed(len(self._done), _WALL.elapsed() - begun)
             self._steps(name)
 
     def _book(self) -> None:
@@ -554,9 +554,9 @@ def _numbers(execution: Execution) -> tuple[object, ...]:
     return said.account, said.symbol, said.side, said.shares, said.price
 
 
-def _no_step(name: str) -> None:
-    pass
 def _not_counted(events: int, seconds: float) -> None:
     return None
 
 
+def _no_step(name: str) -> None:
+    pass

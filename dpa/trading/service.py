@@ -14,21 +14,21 @@ from typing import Any
 
 from dpa.clock import SystemClock
 from dpa.errors import DpaError, HaltError, TransientError, UserError
-from dpa.trading.cash import difference_words
 from dpa.telemetry.meters import Meters
+from dpa.trading.cash import difference_words
 from dpa.trading.holding import NAME, Holding, Sleep
 from dpa.trading.lease import Lease
+from dpa.trading.meters import TradingMeters
 from dpa.trading.places import Places, Start
 from dpa.trading.status import Seen
-from dpa.trading.meters import TradingMeters
 from dpa.trading.switch import Switch
 
 WIND_UP_SECONDS, WIND_UP_PAUSE = 20.0, 0.1  # to cancel what works when it ends
 FIRST_RETRY, LONGEST_RETRY = 0.5, 30.0  # seconds between attempts to begin; doubled each time
+LOOK_SECONDS = 5.0  # between readings of the status for metrics
 log = logging.getLogger("dpa.trading")
 
 
-LOOK_SECONDS = 5.0  # between readings of the status for metrics
 class TradingService:
     """Builds a trader, runs it, answers for it.
 
@@ -42,11 +42,11 @@ class TradingService:
         A random number between two.
     steps : callable, optional
         Handed to the journal; for tests that crash there.
+    meters : Meters, optional
+        Counts what is done; the status is read for it every `LOOK_SECONDS` by the wall clock.
 
     Attributes
     ----------
-    meters : Meters, optional
-        Counts what is done; the status is read for it every `LOOK_SECONDS` by the wall clock.
     state : str
         ``starting``, ``waiting`` (for the broker or the decision service; tried again),
         ``trading``, ``ended`` (a replay is over), ``refused`` (nobody may trade here) or
@@ -62,10 +62,10 @@ class TradingService:
         sleep: Sleep = asyncio.sleep,
         uniform: Callable[[float, float], float] = random.uniform,
         steps: Callable[[str], None] | None = None,
+        meters: Meters | None = None,
     ) -> None:
         self.start, self.places = start, Places(start.storage)
         self.state, self.why = "starting", ""
-        meters: Meters | None = None,
         self.settled = asyncio.Event()  # the first attempt to begin is over
         self._sleep, self._uniform, self._steps = sleep, uniform, steps
         self._wall = SystemClock()
@@ -74,19 +74,19 @@ class TradingService:
         self._trader: Holding | None = None
         self._lease = Lease(self.places.lease, self._wall, start.settings.trading.lease_seconds)
         self._began = self._wall.now()
+        self._meters = None if meters is None else TradingMeters(meters, self._wall)
 
     # running
 
-        self._meters = None if meters is None else TradingMeters(meters, self._wall)
     async def run(self) -> None:
         """Begin, trade until it is over or stopped, and let everything go.
 
         Never raises but when it is cancelled: what went wrong is its state.
         """
+        looking = None if self._meters is None else asyncio.create_task(self._look(self._meters))
         try:
             await self._run()
         except HaltError as e:
-        looking = None if self._meters is None else asyncio.create_task(self._look(self._meters))
             self._refuse(str(e))
         except Exception as e:  # the edge of the process: surfaced, and trading halts
             log.exception("the trader failed")
@@ -95,9 +95,6 @@ class TradingService:
             self._refuse(f"{type(e).__name__}: {e}")
         finally:
             self.settled.set()
-
-    def _refuse(self, why: str) -> None:
-        log.critical("the trader ends: %s", why)
             if looking is not None and self._meters is not None:
                 looking.cancel()
                 self._look_once(self._meters)
@@ -113,6 +110,9 @@ class TradingService:
             meters.look(self.status(), engine is not None and engine.in_session)
         except Exception:  # what is looked at may be half made or gone: trading goes on
             log.debug("the status could not be read for metrics", exc_info=True)
+
+    def _refuse(self, why: str) -> None:
+        log.critical("the trader ends: %s", why)
         self.state, self.why = "refused", why
 
     async def _run(self) -> None:
