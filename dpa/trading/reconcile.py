@@ -7,8 +7,9 @@ are orders and positions. The rules:
 - An order that was never acknowledged, is in none of open orders, completed orders and executions
   of every client, and was sent long enough ago, is *absent*: found so again by a later look, it
   never reached the broker (:mod:`dpa.trading.settling`).
-- An order that was acknowledged once and is nowhere now has ended unseen, the broker's lists being
-  of today only: it is *gone*, and never sent again. What it filled shows in the positions.
+- An order that was acknowledged once and is nowhere now, and at a later look, has ended unseen, the
+  broker's lists being of today only: it is *gone*, and never sent again. What it filled shows in
+  the positions.
 - Positions differ: a *break*. Where an order may still fill or a fill is only moments old, the two
   sides may have been asked at different moments: the break is *suspected*, and asked about again.
 """

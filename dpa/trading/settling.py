@@ -5,7 +5,7 @@ fills is taken in as if it had come by itself; what it does not tell ends orders
 :mod:`dpa.trading.reconcile` calls that proved; what it contradicts halts.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -81,8 +81,7 @@ class Settling:
         self.suspected: tuple[Break, ...] = ()
         self.asked_at: datetime | None = None
         self.money: Account | None = None
-        self._missed: dict[str, datetime] = {}
-        self._unseen: dict[str, datetime] = {}  # refs in no list, and since which look
+        self._nowhere: dict[str, datetime] = {}  # refs that looks did not find, since the first
         self._known: set[str] = set()  # refs of ended orders whose last word was taken in
 
     @property
@@ -99,20 +98,19 @@ class Settling:
             return fresh or self._asked_before(now, pause)
         if now - self.asked_at >= timedelta(minutes=trading.reconcile_minutes):
             return True
-        if self._hearing.ask or self.suspected or self._missed:
+        if self._hearing.ask or self.suspected:
             return self._asked_before(now, SECOND_LOOK)
-        if self._unseen and self._asked_before(now, self._apart):
-            return True
-        silence = timedelta(seconds=trading.unknown_seconds)
-        return self._asked_before(now, silence) and any(
+        if not self._asked_before(now, self._silence):
+            return False
+        return bool(self._nowhere) or any(
             (_expects_word(order) or self._hearing.withholds(order.ref))
-            and now - self._live.silent_since(order) >= silence
+            and now - self._live.silent_since(order) >= self._silence
             for order in self._live
         )
 
     @property
-    def _apart(self) -> timedelta:
-        """Between the first and the last of the looks that prove an order absent."""
+    def _silence(self) -> timedelta:
+        """How long nothing must be heard of an order before that means something."""
         return timedelta(seconds=self._settings.trading.unknown_seconds)
 
     def _asked_before(self, now: datetime, pause: timedelta) -> bool:
@@ -127,10 +125,10 @@ class Settling:
         pause = timedelta(minutes=trading.reconcile_minutes)
         if not self.reconciled:
             pause = timedelta(seconds=trading.unknown_seconds)
-        elif self._hearing.ask or self.suspected or self._missed:
+        elif self._hearing.ask or self.suspected:
             pause = SECOND_LOOK
-        elif self._unseen:
-            pause = self._apart
+        elif self._nowhere:
+            pause = self._silence
         return max(self.asked_at + pause, soon)
 
     def _same_account(self) -> None:
@@ -148,7 +146,7 @@ class Settling:
         asked_at = self._clock.now()
         before = {order.ref for order in self._live}
         if self._hearing.stale:
-            self._unseen.clear()
+            self._nowhere.clear()
         self._hearing.ask = self._hearing.stale = False
         try:
             snapshot = await self._broker.snapshot()
@@ -169,7 +167,7 @@ class Settling:
 
     async def _unanswered(self, asked_at: datetime, why: str) -> Reconciliation:
         self.asked_at = asked_at
-        self._unseen.clear()
+        self._nowhere.clear()
         found = Reconciliation(asked_at, complete=False, missing=(why,))
         await self._judge(found)
         return found
@@ -202,7 +200,6 @@ class Settling:
         ended = {ref for ref, order in orders.items() if order.state.is_final}
         absent = {ref for ref in ended if orders[ref].state is OrderState.ABSENT}
         self._known |= {ref for ref in ended - absent if ref not in self._live}
-        silence = timedelta(seconds=self._settings.trading.unknown_seconds)
         held = self._journal.ledger(self._broker.account).positions
         return Books(
             account=self._broker.account,
@@ -212,7 +209,7 @@ class Settling:
             ended=orders.keys() - before,
             provable=lambda order: (
                 self._hearing.answered(order.ref)
-                or self._live.sent_before(order, asked_at - silence)
+                or self._live.sent_before(order, asked_at - self._silence)
             ),
             quiet=lambda symbol: self._live.quiet(symbol, SECOND_LOOK),
         )
@@ -226,10 +223,13 @@ class Settling:
         self._hearing.ask = False
         for word in found.external:
             self._hearing.stranger(word)
-        for order in self._proved_absent(found, asked_at):
-            self._never_arrived(order)
-        if found.complete:
-            self._ended_unseen((*found.gone, *self._short(found)), asked_at)
+        self._look_for(found, asked_at)
+        for order in found.absent:
+            if self._hearing.refusal(order.ref) is not None or self._proved(order, asked_at):
+                self._never_arrived(order)
+        for order in (*found.gone, *self._short(found)):
+            if self._proved(order, asked_at):
+                self._ended_unseen(order)
         again = {b for b in found.suspected if b in self.suspected}
         if not again:
             return found
@@ -250,30 +250,28 @@ class Settling:
         self._publish(Alert(self._clock.now(), Severity.WARNING, "revived", why))
         self._sender.cancel(alive)
 
-    def _proved_absent(self, found: Reconciliation, asked_at: datetime) -> list[Order]:
-        """Absent orders that a look long enough ago did not find either, and no look in between.
+    def _look_for(self, found: Reconciliation, asked_at: datetime) -> None:
+        """Remember since when an order was not found by any look.
 
         A list that ends may still lack what is there, above all soon after a connection was made,
         and who believes one such list sends an order twice. So all looks must be complete, on a
-        connection that was not lost since the first, and with positions that say nothing else.
-        What the broker itself has refused needs no second look: it is not sent again.
+        connection that was not lost since the first; and the shares held must not say that an
+        order which nobody acknowledged was filled.
         """
         doubtful = {b.symbol for b in (*found.breaks, *found.suspected)}
-        unseen = [
-            order
-            for order in found.absent
-            if order.intent.symbol not in doubtful and not self._hearing.stale
-        ]
-        since = {order.ref: self._unseen.get(order.ref, asked_at) for order in unseen}
-        proved = [
-            order
-            for order in found.absent
-            if self._hearing.refusal(order.ref) is not None
-            or asked_at - since.get(order.ref, asked_at) >= self._apart
-        ]
-        ended = {order.ref for order in proved}
-        self._unseen = {ref: at for ref, at in since.items() if ref not in ended}
-        return proved
+        absent = [order for order in found.absent if order.intent.symbol not in doubtful]
+        nowhere = (*absent, *found.gone, *self._short(found))
+        if self._hearing.stale or not found.complete:
+            nowhere = ()
+        self._nowhere = {o.ref: self._nowhere.get(o.ref, asked_at) for o in nowhere}
+
+    def _proved(self, order: Order, asked_at: datetime) -> bool:
+        """Whether a look long enough before this one did not find an order, and none since."""
+        since = self._nowhere.get(order.ref, asked_at)
+        if asked_at - since < self._silence:
+            return False
+        del self._nowhere[order.ref]
+        return True
 
     def _never_arrived(self, order: Order) -> None:
         refusal = self._hearing.refusal(order.ref)
@@ -306,19 +304,12 @@ class Settling:
             and order.intent.symbol not in doubtful
         )
 
-    def _ended_unseen(self, orders: Sequence[Order], now: datetime) -> None:
-        refs = {order.ref for order in orders}
-        self._missed = {ref: at for ref, at in self._missed.items() if ref in refs}
-        for order in orders:
-            if order.ref in self._missed:
-                del self._missed[order.ref]
-                if self._hearing.withholds(order.ref):
-                    self._hearing.end_short(order)
-                    continue
-                why = "the broker knows it no more"
-                self._hearing.told(order, _ended(order, OrderState.CANCELLED, why))
-            else:
-                self._missed[order.ref] = now
+    def _ended_unseen(self, order: Order) -> None:
+        if self._hearing.withholds(order.ref):
+            self._hearing.end_short(order)
+            return
+        why = "the broker knows it no more"
+        self._hearing.told(order, _ended(order, OrderState.CANCELLED, why))
 
     async def _cancel_stray(self, word: OrderSaid) -> None:
         order = self._live.find(word.ref)

@@ -312,6 +312,36 @@ def test_3_an_order_that_was_held_ended_and_lives_is_alive_again(tmp_path: Path)
         assert made.order(BUY).state is S.CANCELLED
 
 
+def test_3_a_working_order_that_lists_leave_out_for_a_moment_is_not_ended(tmp_path: Path) -> None:
+    with trading(tmp_path) as (made, broker):
+        run(made.send(BUY))
+        broker.lies = 2
+        run(made.dealer.reconcile())
+        run(made.beat(3))
+        run(made.dealer.reconcile())
+        assert broker.lies == 0
+        assert made.order(BUY).state is S.WORKING
+        assert run(made.send(intent(shares=5, decision="d9"))) == ["symbol-busy"]
+        run(made.beat(11))
+        run(made.beat(11))
+        assert made.order(BUY).state is S.WORKING
+        assert "revived" not in made.alerts
+
+
+def test_3_a_working_order_that_no_list_has_ends_and_is_not_sent_again(tmp_path: Path) -> None:
+    with trading(tmp_path) as (made, broker):
+        asked = replace(BUY, expires_at=NOON + timedelta(seconds=600))
+        run(made.send(asked))
+        broker.lies = 1000
+        run(made.beat(301))
+        run(made.beat(9))
+        assert made.order(asked).state is S.WORKING
+        run(made.beat(1))
+        assert made.order(asked).state is S.CANCELLED
+        run(made.beat(60))
+        assert [what for _, what, _ in broker.sent] == ["place"]
+
+
 # 4. whose positions
 
 
