@@ -2,8 +2,10 @@
 
 import copy
 import json
+import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,12 @@ from typing import Any
 import yaml
 
 from dpa.errors import DpaError
-from tests.hosts.host import SHARED, SOURCE, USER, Host
+from tests.hosts.host import SHARED, SOURCE, USER, Host, end, wait_for_port
 from tests.hosts.machines import REPOSITORY, Machines
 
 FILE = "cluster-onprem.yaml"
 KEY = "~/.ssh/key"
+DASHBOARD_PORT = 8265
 OBJECT_STORE = 100 * 2**20
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
 UP = {**TOKEN, "RAY_UP_enable_autoscaler_v2": "0"}
@@ -148,6 +151,44 @@ class Cluster:
                 )
             time.sleep(LOOK_SECONDS)
         return time.monotonic() - began
+
+    @contextmanager
+    def dashboard(self) -> Iterator[str]:
+        """``ray dashboard``: a tunnel from the operator to the head's loopback; its address."""
+        log = self.machines.folder / "dashboard.log"
+        tunnel = self.operator.start(f"{BIN}/ray", "dashboard", str(self.file), log=log, env=UP)
+        try:
+            wait_for_port(self.operator, self.operator, DASHBOARD_PORT, "127.0.0.1")
+            yield f"http://127.0.0.1:{DASHBOARD_PORT}"
+        finally:
+            end(tunnel)
+
+    @contextmanager
+    def submitting(self, *words: str, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+        """``ray job submit`` in the background, its output in `log`."""
+        with self.dashboard() as address:
+            job = self.operator.start(
+                f"{BIN}/ray", "job", "submit", "--address", address, "--", *words,
+                log=log, env=TOKEN,
+            )  # fmt: skip
+            try:
+                yield job
+            finally:
+                end(job)
+
+    def submit(self, *words: str, seconds: float) -> None:
+        """``ray job submit``, until the job has ended.
+
+        Raises
+        ------
+        DpaError
+            It failed.
+        """
+        with self.dashboard() as address:
+            self.operator.run(
+                f"{BIN}/ray", "job", "submit", "--address", address, "--", *words,
+                seconds=seconds, env=TOKEN,
+            )  # fmt: skip
 
     def name_of(self, address: str) -> str:
         """The host that has `address`."""

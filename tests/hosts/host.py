@@ -270,6 +270,14 @@ class Host:
         """Processor time of everything that lives there, and of what ended and was waited for."""
         return sum(map(_cpu_seconds, members(self.pid))) if self.pid else 0.0
 
+    def titles(self) -> list[str]:
+        """What the processes that live there call themselves."""
+        return [title for pid in members(self.pid) if (title := _title(pid))] if self.pid else []
+
+    def runs(self, beginning: str) -> int:
+        """How many processes live there whose titles begin so."""
+        return sum(title.startswith(beginning) for title in self.titles())
+
     def memory_mib(self) -> float:
         """Proportional memory of everything that lives there."""
         return sum(map(_memory_kib, members(self.pid))) / 1024 if self.pid else 0.0
@@ -326,6 +334,14 @@ def _cpu_seconds(pid: int) -> float:
     return sum(map(int, text.rpartition(")")[2].split()[11:15])) / TICKS
 
 
+def _title(pid: int) -> str:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return ""
+    return words.replace(b"\0", b" ").decode("utf-8", "replace").strip()
+
+
 def _memory_kib(pid: int) -> int:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
@@ -334,12 +350,20 @@ def _memory_kib(pid: int) -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
-def wait_for_port(host: Host, operator: Host, port: int = 22) -> None:
-    """Until `port` of `host` accepts a connection from the operator."""
+def wait_for_port(host: Host, seen_from: Host, port: int = 22, address: str = "") -> None:
+    """Until `port` of `host`, at its address or another, accepts a connection."""
     until = time.monotonic() + BOOT_SECONDS
-    code = f"import socket; socket.create_connection(({str(host.address)!r}, {port}), 2).close()"
+    where = (address or str(host.address), port)
+    code = f"import socket; socket.create_connection({where!r}, 2).close()"
     while time.monotonic() < until:
-        if not operator.attempt(sys.executable, "-c", code, seconds=10.0).returncode:
+        if not seen_from.attempt(sys.executable, "-c", code, seconds=10.0).returncode:
             return
         time.sleep(LOOK_SECONDS)
     raise DpaError(f"{host.name}: port {port} does not answer", f"see {host.layout.folder}")
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Stop a command that was started inside a host."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
