@@ -27,6 +27,7 @@ log = logging.getLogger("dpa.trading")
 LINK_LOST = frozenset({1100, 2110})
 LINK_BACK = frozenset({1101, 1102})
 READ_ONLY = 321
+REFUSED = 900_001  # a broker's own: the address or the account may not be traded
 UNREADABLE = 900_002  # a broker's own: a message could not be read, or a listener failed
 REJECTIONS = frozenset({110, 200, 201, 203, 321, 460, 10289})
 DUPLICATE_ID = 103
@@ -310,7 +311,7 @@ class Hearing:
             return
         facts = {"code": notice.code, "message": notice.message, "order_id": notice.order_id}
         self._journal.note("notice", facts)
-        if notice.code == UNREADABLE:
+        if notice.code in (REFUSED, UNREADABLE):
             self._halt(notice.message)
         if notice.code == READ_ONLY and "read-only" in notice.message.lower():
             self._pause(f"the broker takes no orders: {notice.message}")

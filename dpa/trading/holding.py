@@ -246,7 +246,12 @@ class Holding:
             self._meters.follow(lambda: client.traffic)
         link = IbkrBroker(settings.ibkr, self.clock, client, self._sleep)
         self.broker = link  # so that it is closed whatever follows
-        await link.connect(self.journal.order_id_mark)
+        try:
+            await link.connect(self.journal.order_id_mark)
+        except HaltError as e:  # another login than the one traded before: a person looks first
+            if self.journal.value("account") is not None:
+                self.switch.halt(NAME, str(e))
+            raise
         self._instruments |= await link.instruments(names)
         feed: Feed = IbkrFeed(
             client,

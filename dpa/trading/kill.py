@@ -6,17 +6,18 @@ whether they are gone. Nothing that goes wrong on the way keeps the next step fr
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from dpa.clock import Clock
 from dpa.errors import DpaError, HaltError
-from dpa.trading.broker import Broker
+from dpa.trading.broker import Broker, OrderSaid
 from dpa.trading.switch import Switch
 
 log = logging.getLogger("dpa.trading")
 PAUSE_SECONDS = 0.5
 CANCELS = 3  # asked for again while something is open
+ALONE_SECONDS = 5.0  # for a trader that lives to cancel by itself, where the broker was not told
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ async def kill(
     by: str,
     why: str,
     seconds: float = 30.0,
+    is_ours: Callable[[OrderSaid], bool] = lambda word: True,
 ) -> Killed:
     """Halt the switch, cancel everything at the broker, and wait until it is gone.
 
@@ -69,7 +71,10 @@ async def kill(
     by, why : str
         Who asked, and the reason.
     seconds : float
-        How long to look whether orders are gone.
+        How long to look whether orders are gone; less where nothing could be cancelled, and no
+        longer than orders of ours are open where the broker lets only those be cancelled.
+    is_ours : callable
+        Whether an open order can be ours.
     """
     began = clock.elapsed()
     problems: list[str] = []
@@ -81,18 +86,23 @@ async def kill(
     broker = await _connected(connect, problems)
     if broker is None:
         return Killed(clock.elapsed() - began, 0, 0, (), False, tuple(problems))
-    sent, at = 0, began
-    found: tuple[str, ...] | None = None
+    sent, tried, at = 0, 0, began
     while True:
-        if sent < CANCELS and await _cancel_all(broker, problems):
-            sent, at = sent + 1, clock.elapsed()
-        found = await open_orders(broker)
-        if found == () or clock.elapsed() - began >= seconds:
+        if tried < CANCELS:
+            tried += 1
+            if await _cancel_all(broker, problems):
+                sent, at = sent + 1, clock.elapsed()
+        found = await _open(broker)
+        if found == () or (found and not sent and not any(map(is_ours, found))):
+            break
+        passed = clock.elapsed() - began
+        if passed >= seconds or (not sent and tried >= CANCELS and passed >= ALONE_SECONDS):
             break
         await sleep(PAUSE_SECONDS)
     if found is None:
         problems.append("the broker did not tell which orders are open")
-    return Killed(at - began, sent, 0, found or (), found == (), tuple(dict.fromkeys(problems)))
+    problems = list(dict.fromkeys(problems))
+    return Killed(at - began, sent, 0, _refs(found or ()), found == (), tuple(problems))
 
 
 async def _connected(
@@ -118,10 +128,17 @@ async def _cancel_all(broker: Broker, problems: list[str]) -> bool:
 
 async def open_orders(broker: Broker) -> tuple[str, ...] | None:
     """Return refs of all orders open at a broker; None where it does not tell everything."""
+    found = await _open(broker)
+    return None if found is None else _refs(found)
+
+
+def _refs(words: Iterable[OrderSaid]) -> tuple[str, ...]:
+    return tuple(word.ref or f"order {word.perm_id}" for word in words)
+
+
+async def _open(broker: Broker) -> tuple[OrderSaid, ...] | None:
     try:
         snapshot = await broker.snapshot()
     except DpaError:
         return None
-    if not snapshot.complete:
-        return None
-    return tuple(word.ref or f"order {word.perm_id}" for word in snapshot.open_orders)
+    return snapshot.open_orders if snapshot.complete else None

@@ -10,20 +10,25 @@ import logging
 import os
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Any
 
 from dpa.clock import SystemClock
 from dpa.errors import DpaError, HaltError, TransientError, UserError
 from dpa.telemetry.meters import Meters
+from dpa.trading.broker import Broker
 from dpa.trading.cash import difference_words
 from dpa.trading.holding import NAME, Holding, Sleep
+from dpa.trading.kill import Killed, kill
 from dpa.trading.lease import Lease
 from dpa.trading.meters import TradingMeters
+from dpa.trading.own_connection import may_be_ours, own_connection
 from dpa.trading.places import Places, Start
 from dpa.trading.status import Seen
 from dpa.trading.switch import Switch
 
 WIND_UP_SECONDS, WIND_UP_PAUSE = 20.0, 0.1  # to cancel what works when it ends
+KILL_SECONDS = 5.0  # to look whether orders are gone; less than a page waits for an answer
 FIRST_RETRY, LONGEST_RETRY = 0.5, 30.0  # seconds between attempts to begin; doubled each time
 LOOK_SECONDS = 5.0  # between readings of the status for metrics
 log = logging.getLogger("dpa.trading")
@@ -270,20 +275,31 @@ class TradingService:
             raise UserError(f"the books still differ: {left or 'not all was told'}", "adopt again")
 
     async def _kill(self, by: str, why: str) -> dict[str, Any]:
-        trader = self._trader
-        if trader is None or trader.dealer is None:
-            Switch(self.places.switch, self._wall).halt(by, why)
-            nothing = {"seconds": 0.0, "cancels": 0, "working": [], "verified": False}
-            return {**self.status(), "killed": nothing}  # no broker: nobody was asked to cancel
-        killed = await trader.dealer.kill(by, why)
-        found = self.status()
-        found["killed"] = {
-            "seconds": killed.seconds,
-            "cancels": killed.cancels,
-            "working": list(killed.working),
-            "verified": killed.verified,
-        }
-        return found
+        """Through the trader's connection; through one of its own where that verifies nothing."""
+        trader, killed = self._trader, None
+        if trader is not None and trader.dealer is not None:
+            killed = await trader.dealer.kill(by, why)
+        if killed is None or not killed.verified:
+            killed = await self._kill_directly(by, why)
+        return {**self.status(), "killed": asdict(killed)}
+
+    async def _kill_directly(self, by: str, why: str) -> Killed:
+        """As ``dpa kill`` does: what an earlier trader left at the broker is there all the same."""
+        settings, opened = self.start.settings, list[Broker]()
+
+        async def connect() -> Broker:
+            opened.append(await own_connection(settings, self.places, self._wall))
+            return opened[0]
+
+        switch = Switch(self.places.switch, self._wall)
+        try:
+            return await kill(
+                *(switch, connect, self._wall, self._sleep, by, why, KILL_SECONDS),
+                may_be_ours(settings),
+            )
+        finally:
+            for broker in opened:
+                await broker.close()
 
     async def stop(self, cancel: bool = True) -> None:
         """End: nothing new from now on, then cancel what works; positions stay."""

@@ -16,16 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from dpa.clock import SystemClock
 from dpa.config import load_settings
-from dpa.errors import ClusterUnavailable, ConfigError, DpaError
+from dpa.errors import ClusterUnavailable, ConfigError
 from dpa.options import given_options, settings_from
 from dpa.trading.places import Places, Start
 from dpa.trading.switch import Level, Switch
 
 if TYPE_CHECKING:
-    from dpa.trading.broker import Broker
+    from dpa.trading.broker import Broker, OrderSaid
 
 WATCH_SECONDS = 2.0
-KILL_CLIENTS = 500  # client id of a kill: the trader's and so many more
 
 
 def status_command(arguments: argparse.Namespace) -> int:
@@ -145,6 +144,7 @@ def _tell(switch: Switch, places: Places) -> None:
 def kill_command(arguments: argparse.Namespace) -> int:
     """Halt, cancel everything at the broker, and look; 1 where it is not sure."""
     from dpa.trading.kill import kill
+    from dpa.trading.own_connection import may_be_ours, own_connection
 
     places = Places(arguments.storage.resolve())
     places.make()
@@ -153,13 +153,17 @@ def kill_command(arguments: argparse.Namespace) -> int:
     opened: list[Broker] = []
 
     async def connect() -> "Broker":
-        broker = await _connected(arguments, places, clock)
+        broker = await own_connection(_start_of(arguments, places).settings, places, clock)
         opened.append(broker)
         return broker
 
+    def is_ours(word: "OrderSaid") -> bool:
+        return may_be_ours(_start_of(arguments, places).settings)(word)
+
     async def work() -> int:
         by, why = _who(arguments, "killed")
-        killed = await kill(switch, connect, clock, asyncio.sleep, by, why, arguments.seconds)
+        seconds = arguments.seconds
+        killed = await kill(switch, connect, clock, asyncio.sleep, by, why, seconds, is_ours)
         for broker in opened:
             await broker.close()
         print(f"trading is {switch.read().level.name}")
@@ -176,38 +180,6 @@ def kill_command(arguments: argparse.Namespace) -> int:
         return 1
 
     return asyncio.run(work())
-
-
-async def _connected(arguments: argparse.Namespace, places: Places, clock: SystemClock) -> "Broker":
-    """A connection of its own to the broker that the trader was started with."""
-    start = _start_of(arguments, places)
-    settings = start.settings
-    broker: Any
-    if settings.trading.broker == "paper":
-        from decimal import Decimal
-
-        from dpa.market.costs import CostModel
-        from dpa.trading.paper import PaperBroker
-
-        if not places.paper.exists():
-            raise ConfigError(f"{places.paper}: there is no paper account", "give its --storage")
-        cash = Decimal(str(settings.trading.paper_cash_usd))
-        broker = PaperBroker(places.paper, clock, CostModel(settings.costs), {}, cash)
-    else:
-        from dpa.trading.ibkr.broker import IbkrBroker
-        from dpa.trading.ibkr.client import TwsClient
-
-        ibkr = settings.ibkr
-        pace = settings.trading.messages_per_second
-        client = TwsClient(ibkr, clock, pace, client_id=ibkr.client_id + KILL_CLIENTS)
-        broker = IbkrBroker(ibkr, clock, client, only_cancels=True)
-    try:
-        await broker.connect()
-    except DpaError:
-        await broker.close()
-        raise
-    connected: Broker = broker
-    return connected
 
 
 def _start_of(arguments: argparse.Namespace, places: Places) -> Start:

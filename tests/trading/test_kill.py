@@ -9,7 +9,7 @@ from dpa.clock import Clock
 from dpa.errors import HaltError, TransientError
 from dpa.trading.broker import Broker
 from dpa.trading.clocks import VirtualClock
-from dpa.trading.kill import Killed, kill
+from dpa.trading.kill import ALONE_SECONDS, Killed, kill
 from dpa.trading.switch import Level, Switch
 from dpa.trading.types import OrderState, Style
 from tests.trading.dealing import (
@@ -116,6 +116,50 @@ def test_an_incomplete_answer_verifies_nothing(tmp_path: Path) -> None:
     found = killing(made, blind)
     assert not found.verified
     assert "did not tell" in found.problems[0]
+    made.close()
+
+
+def alone(made: Desk, broker: ScriptedBroker) -> ScriptedBroker:
+    """A connection through which nothing can be cancelled."""
+    refused = other(made, broker)
+
+    async def cancel_all() -> None:
+        raise TransientError("client id 17 is in use")
+
+    refused.cancel_all = cancel_all  # type: ignore[method-assign]
+    return refused
+
+
+def test_where_nothing_can_be_cancelled_it_waits_only_for_the_trader_to_do_it(
+    tmp_path: Path,
+) -> None:
+    made, broker = scripted(tmp_path)
+    run(made.dealer.start())
+    run(made.send(intent()))
+    found = killing(made, alone(made, broker), seconds=30.0)
+    passed = (made.clock.now() - NOON).total_seconds()
+    assert ALONE_SECONDS <= passed <= ALONE_SECONDS + 1
+    assert (found.verified, found.cancels, found.working) == (False, 0, (intent().id,))
+    assert "client id 17 is in use" in found.problems[0]
+    made.close()
+
+
+def test_orders_of_others_that_must_be_left_alone_are_not_waited_for(tmp_path: Path) -> None:
+    made, broker = scripted(tmp_path)
+    run(made.dealer.start())
+    run(made.send(intent()))
+
+    async def connect() -> Broker:
+        deaf = alone(made, broker)
+        await deaf.connect()
+        return deaf
+
+    sleep = waits(made.clock)
+    found = run(
+        kill(made.switch, connect, made.clock, sleep, "Ada", "stop", 30.0, lambda word: False)  # type: ignore[arg-type]
+    )
+    assert made.clock.now() == NOON
+    assert (found.verified, found.working) == (False, (intent().id,))
     made.close()
 
 

@@ -14,6 +14,7 @@ from dpa.errors import UserError
 from dpa.simulation.tws.control import Control
 from dpa.simulation.tws.gateway import Gateway
 from dpa.simulation.tws.markets import Book, market_of
+from dpa.simulation.tws.script import read_fault
 from dpa.simulation.tws.venue import SimVenue
 from dpa.simulation.tws.words import Traits
 from dpa.trading.books_compared import differences
@@ -249,3 +250,62 @@ def test_it_waits_for_a_broker_that_is_away_and_can_be_stopped(house):
         assert service.state == "stopped"
 
     asyncio.run(go())
+
+
+def test_a_kill_while_it_waits_cancels_what_an_earlier_trader_left(house, bundles):
+    async def go() -> None:
+        async with house.open() as start:
+            order = {"do": "manual", "symbol": bundles.panel.names[0], "side": "buy"}
+            house.venue.faults.add(read_fault({**order, "shares": 10, "limit": "1.00"}))
+            nobody = start.model_copy(update={"keeper": None, "url": "http://127.0.0.1:9"})
+            service = service_of(nobody)
+            running = asyncio.create_task(service.run())
+            await service.settled.wait()
+            assert service.state == "waiting"
+            assert len(house.venue.book.live()) == 1
+            found = await service.command("kill", "ann", "enough")
+            assert found["level"] == "HALTED"
+            assert found["killed"]["verified"]
+            assert house.venue.book.live() == []
+            await service.stop()
+            await running
+
+    asyncio.run(go())
+
+
+def test_a_kill_without_a_broker_says_that_nothing_is_verified(house):
+    async def go() -> None:
+        async with house.open() as start:
+            pass
+        service = service_of(start.model_copy(update={"keeper": None}))
+        running = asyncio.create_task(service.run())
+        await service.settled.wait()
+        found = await service.command("kill", "ann", "enough")
+        assert found["level"] == "HALTED"
+        assert not found["killed"]["verified"]
+        assert "nobody listens" in found["killed"]["problems"][0]
+        await service.stop()
+        await running
+
+    asyncio.run(go())
+
+
+def test_a_login_that_changed_before_a_start_halts_until_a_person_has_looked(house):
+    async def go(accounts: tuple[str, ...]) -> TradingService:
+        house.venue.traits.accounts = accounts
+        async with house.open() as start:
+            service = service_of(start)
+            running = asyncio.create_task(service.run())
+            await service.settled.wait()
+            await service.stop()
+            await running
+        return service
+
+    switch = Switch(Places(house.folder).switch, SystemClock())
+    assert asyncio.run(go(("U7654321",))).state == "refused"
+    assert switch.level is Level.RUNNING, "nothing was ever traded here"
+    assert asyncio.run(go(("DU1234567",))).state == "stopped"
+    refused = asyncio.run(go(("U7654321",)))
+    assert refused.state == "refused"
+    assert switch.level is Level.HALTED
+    assert "U7654321" in switch.read().why

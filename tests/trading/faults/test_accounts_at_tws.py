@@ -53,6 +53,10 @@ def test_28_an_account_that_changed_is_refused_on_reconnect(
             f.fault(do="disconnect", reset=True)
             await f.go_on(60)
             assert not f.dealer.ready
+            state = f.switch.read()
+            assert state.level is Level.HALTED, "it would go on by itself"
+            assert any(account in state.why for account in accounts)
+            assert "halted" in [alert.kind for alert in f.told if isinstance(alert, Alert)]
             refused = f.intent(100, f.names[1])
             assert await f.submit(refused) != []
             assert f.at_venue(refused) == []
