@@ -33,6 +33,7 @@ from dpa.trading.types import Money, Order, Quote
 
 SCHEMA_VERSION: Final = 1
 KEPT: Final = 50  # newest alerts and refusals
+NEVER: Final = "never traded"  # state of a storage without journal and switch
 _CENTS = Decimal("0.01")
 _COST = Decimal("0.0001")
 
@@ -327,6 +328,9 @@ def status_on_disk(places: Places, why: str) -> dict[str, Any]:
         "alerts": [],
     }
     if not places.journal.exists():
+        if not (running or places.switch.exists()):
+            found |= {"state": NEVER, "level": None}
+            found["why"] = f"{why}; nothing was ever traded in {places.storage}"
         return found
     with JournalReader(places.journal) as journal:
         account = journal.value("account")

@@ -35,7 +35,7 @@ def _facts(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     why = f": {status['why']}" if status.get("why") else ""
     yield "trader", f"{status['state']}{why}"
     by = f" ({status['level_by']}: {status['level_why']})" if status.get("level_by") else ""
-    yield "level", f"{status['level']}{by}"
+    yield "level", f"{status['level'] or UNKNOWN}{by}"
     link = "connected" if status.get("connected") else "not connected"
     broker = status.get("broker") or "broker"
     yield "account", f"{status.get('account') or UNKNOWN}, {broker} {link}"

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from dpa.trading.broker import Broker, OrderSaid
 
 WATCH_SECONDS = 2.0
+NEVER_TRADED = 3  # exit code of a status of a storage in which nobody ever traded
 
 
 def status_command(arguments: argparse.Namespace) -> int:
-    """What the trader is about; 1 when none runs."""
+    """What the trader is about; 1 when none runs, 3 when nothing was ever traded there."""
+    from dpa.trading.status import NEVER
     from dpa.trading.status_words import status_words
 
     while True:
@@ -38,7 +40,7 @@ def status_command(arguments: argparse.Namespace) -> int:
             text = f"\x1b[2J\x1b[H{text}"
         print(text, flush=True)
         if not arguments.watch:
-            return 0 if status["running"] else 1
+            return 0 if status["running"] else NEVER_TRADED if status["state"] == NEVER else 1
         time.sleep(WATCH_SECONDS)
 
 
