@@ -264,6 +264,11 @@ class RunDirectory:
     path: Path
     store: Store | None = None
 
+    @property
+    def storage(self) -> Storage:
+        """Where the run is kept among others."""
+        return Storage(self.path.parent, None if self.store is None else self.store.parent)
+
     def shown(self, name: str = "") -> str:
         """Where the run, or a file of it, is kept; for people."""
         if self.store is None:

@@ -3,14 +3,25 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from tests.s3_server import Bucket
+
 
 # Same examples at each run, and none judged by the wall clock. `make fuzz` looks for new ones.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)
 hypothesis.settings.register_profile("search", deadline=None, max_examples=500, print_blob=True)
 hypothesis.settings.load_profile("same")
+# No test may reach a real store: these open nothing but the S3 server of the tests.
+os.environ |= {
+    "AWS_ACCESS_KEY_ID": "TESTKEYTESTKEY",
+    "AWS_SECRET_ACCESS_KEY": "TestSecretTestSecret",
+}
+os.environ |= {"AWS_EC2_METADATA_DISABLED": "true", "AWS_REGION": "us-east-1"}
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Begun first: the rest fills the gaps.
@@ -54,3 +65,22 @@ def ray_session() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """An S3 server over HTTP."""
+    pytest.importorskip("moto")
+    from tests.s3_server import s3_server
+
+    with s3_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Bucket":
+    """An empty bucket, and a cache of this machine that is empty too."""
+    from tests.s3_server import new_bucket
+
+    monkeypatch.setenv("DPA_CACHE", str(tmp_path / "cache"))
+    return new_bucket(s3_endpoint)

@@ -7,15 +7,18 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import dpa
-from dpa.errors import ClusterUnavailable, RunError
+from dpa.errors import ClusterUnavailable, DpaError, RunError
+from dpa.stores.places import Storage
+from dpa.stores.store import Store
 
 CONNECT_SECONDS = 5.0  # to open a connection to the cluster's port
 JOIN_SECONDS = 30.0  # for a trial connection; ray.init itself would hang for minutes
@@ -121,7 +124,7 @@ def gpus_per_trial() -> float:
     return min(1.0, gpus / cores)
 
 
-def check_shared(storage: Path) -> None:
+def check_shared(storage: Storage) -> None:
     """Prove that every node of the cluster sees `storage`.
 
     Raises
@@ -130,17 +133,14 @@ def check_shared(storage: Path) -> None:
         Naming a node that does not.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
+    if storage.store is not None:
+        _check_store(storage.store, nodes)
+        return
     if len(nodes) < 2:
         return
-    storage.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=storage, prefix=".probe.") as probe:
-        seen = [
-            _sees.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(probe.name)
-            for node in nodes
-        ]
-        for node, here in zip(nodes, ray.get(seen), strict=True):
+    storage.path.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=storage.path, prefix=".probe.") as probe:
+        for node, here in zip(nodes, _on_each(nodes, _sees, probe.name), strict=True):
             if not here:
                 raise RunError(
                     f"--storage {storage}: node {node['NodeManagerAddress']} does not see it",
@@ -148,6 +148,38 @@ def check_shared(storage: Path) -> None:
                 )
 
 
+def _check_store(store: Store, nodes: Sequence[Mapping[str, Any]]) -> None:
+    """Prove that every node may write to a store: none has the credentials of another."""
+    for node, error in zip(nodes, _on_each(nodes, _may_write, store), strict=True):
+        if error:
+            raise RunError(
+                f"node {node['NodeManagerAddress']}: {error}",
+                "credentials do not travel: give them to the environment that 'ray start' runs "
+                "in, or to the machine as a role",
+            )
+
+
+def _on_each(nodes: Sequence[Mapping[str, Any]], task: Any, argument: Any) -> list[Any]:
+    """The answer of every node to a task."""
+    asked = [
+        task.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(argument)
+        for node in nodes
+    ]
+    answers: list[Any] = ray.get(asked)
+    return answers
+
+
 @ray.remote(num_cpus=0)
 def _sees(path: str) -> bool:
     return Path(path).exists()
+
+
+@ray.remote(num_cpus=0)
+def _may_write(store: Store) -> str:
+    try:
+        store.check()
+    except DpaError as e:
+        return e.what
+    return ""

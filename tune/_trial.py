@@ -1,7 +1,9 @@
 """A trial of the grid as a Ray Tune trainable, and a baseline as a Ray task."""
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,13 +11,16 @@ import ray
 from ray import tune
 from ray.exceptions import RayError
 from ray.tune import PlacementGroupFactory
-from ray.util.metrics import Gauge
 
+from dpa.clock import SystemClock
 from dpa.errors import TransientError
 from dpa.market.panel import BarSource
 from dpa.research.grid import Trial
-from dpa.research.trials import TrialRun, finish_baseline, numbers, record_failure
+from dpa.research.trials import ERROR, TrialRun, finish_baseline, numbers, record_failure
 from dpa.runs import RunDirectory
+from dpa.stores.mirror import Mirror
+from dpa.telemetry import catalogue
+from dpa.telemetry.meters import NO_METERS, Meters
 
 # a lost node or a slow disk; anything else would only happen again
 WORTH_RETRYING = (OSError, RayError, TransientError)
@@ -29,6 +34,7 @@ class Work:
     source: BarSource
     last_bar: np.ndarray
     trials: Mapping[str, Trial]
+    meters: Meters = NO_METERS
 
 
 class RollingTrial(tune.Trainable):
@@ -48,7 +54,14 @@ class RollingTrial(tune.Trainable):
         self._trial = self._work.trials[config["point"]["trial_id"]]
         self._device = "cuda" if config.get("gpus_per_trial") else "cpu"
         self._running: TrialRun | None = None
-        self._gauges = trial_gauges(self._work.run.path.name, self._trial.label)
+        self._kept = self._mirror()
+        self._meters = self._work.meters
+        self._tags = {"run": self._work.run.path.name, "trial": self._trial.label}
+
+    def _mirror(self) -> Mirror:
+        """The trial's folder; of a run in a store in Ray's scratch space on this node."""
+        run, name = self._work.run, f"trials/{self._trial.trial_id}"
+        return run.mirror(name, None if run.store is None else Path(self.logdir, "scratch", name))
 
     def __repr__(self) -> str:
         return f"RollingTrainer | {self._trial.label}"
@@ -66,49 +79,51 @@ class RollingTrial(tune.Trainable):
         except WORTH_RETRYING:
             raise  # Tune starts the trial again, and it goes on at the fold it lost
         except Exception as error:  # the edge of the process: the traceback goes to error.txt
-            record_failure(self._work.run.trial(self._trial.trial_id), error)
+            record_failure(self._kept.folder, error)
+            self._kept.push([ERROR])
+            self._meters.count(catalogue.TRIALS_ENDED, outcome="failed")
             return {"done": True, "status": "failed"}
 
     def _advance(self) -> dict[str, Any]:
         if self._running is None:
-            folder = self._work.run.trial(self._trial.trial_id)
+            self._kept.pull()
             self._running = TrialRun(
-                self._trial, self._work.source, folder, self._work.last_bar, self._device
+                self._trial, self._work.source, self._kept.folder, self._work.last_bar, self._device
             )
+            if self._running.folds_done:
+                self._meters.count(catalogue.TRIAL_RESTARTS)
+        clock = SystemClock()
+        begun = clock.elapsed()
         measures = numbers(self._running.advance())
-        folds_done = self._running.folds_done
-        self._gauges["folds"].set(folds_done)
-        if "net_sharpe_so_far" in measures:
-            self._gauges["sharpe"].set(measures["net_sharpe_so_far"])
+        folds_done, done = self._running.folds_done, self._running.done
+        self._kept.push()  # before it is reported: what is reported is kept
+        self._meters.observe(catalogue.FOLD_SECONDS, clock.elapsed() - begun)
+        self._meters.gauge(catalogue.TRIAL_FOLDS_DONE, folds_done, **self._tags)
+        sharpe = measures.get("net_sharpe_so_far")
+        self._meters.gauge(catalogue.TRIAL_NET_SHARPE, sharpe, **self._tags)
+        if done:
+            self._kept.discard()
+            self._meters.count(catalogue.TRIALS_ENDED, outcome="done")
         return measures | {
-            "done": self._running.done,
-            "status": "done" if self._running.done else "running",
+            "done": done,
+            "status": "done" if done else "running",
             "folds_done": folds_done,
             "timesteps_total": folds_done,  # the axis of the curves, resumed or not
         }
 
 
-def trial_gauges(run: str, trial: str) -> dict[str, Gauge]:
-    """Gauges of one trial, on Ray's metrics page as ray_dpa_trial_folds_done and so on."""
-    keys = ("run", "trial")
-    gauges = {
-        "folds": Gauge("dpa_trial_folds_done", "Folds trained and tested.", keys),
-        "sharpe": Gauge("dpa_trial_net_sharpe", "Running out-of-sample net Sharpe ratio.", keys),
-    }
-    for gauge in gauges.values():
-        gauge.set_default_tags({"run": run, "trial": trial})
-    return gauges
-
-
 @ray.remote(num_cpus=1, max_retries=2)
 def baseline_task(name: str, work: Work, trial: Trial) -> str | None:
     """Run one baseline beside the trials; None, or the error that became its row."""
-    folder = work.run.baseline(name)
-    try:
-        finish_baseline(name, trial, work.source, folder, work.last_bar)
-    except WORTH_RETRYING:
-        raise
-    except Exception as error:  # the edge of the process, as for a trial
-        record_failure(folder, error)
-        return str(error)
+    with tempfile.TemporaryDirectory(prefix="dpa-baseline.") as scratch:
+        kept = work.run.mirror(f"baselines/{name}", Path(scratch, name))
+        try:
+            finish_baseline(name, trial, work.source, kept.folder, work.last_bar)
+            kept.push()
+        except WORTH_RETRYING:
+            raise
+        except Exception as error:  # the edge of the process, as for a trial
+            record_failure(kept.folder, error)
+            kept.push([ERROR])
+            return str(error)
     return None

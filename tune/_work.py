@@ -8,6 +8,7 @@ from typing import Any
 
 import _trial
 import ray
+from _meters import ray_meters
 from _progress import Board, ProgressCallback, showing
 from _trial import RollingTrial, Work, baseline_task
 from ray import tune
@@ -21,6 +22,7 @@ from dpa.research.grid import Trial, central_trial
 from dpa.research.history import History
 from dpa.research.trials import ERROR, SUMMARY, record_failure
 from dpa.runs import RunDirectory
+from dpa.telemetry.meters import NO_METERS, Meters
 
 DEATHS_FORGIVEN = 3  # times the process of one trial may die before the trial is given up
 
@@ -61,8 +63,9 @@ def work_through(
     ]
     if not (missing or waiting):
         return
-    source = open_source(history)
-    work = Work(run, source, history.last_bar, {t.trial_id: t for t in trials})
+    meters = ray_meters()
+    source = open_source(history, meters)
+    work = Work(run, source, history.last_bar, {t.trial_id: t for t in trials}, meters)
     central, shared = central_trial(trials), ray.put(work)
     answers = {name: baseline_task.remote(name, shared, central) for name in waiting}
     board = Board(
@@ -75,11 +78,12 @@ def work_through(
     await_baselines(run, answers, console)
 
 
-def open_source(history: History) -> ShardStoreSource:
+def open_source(history: History, meters: Meters = NO_METERS) -> ShardStoreSource:
     """The shards of `history`, read once by one actor for all trials and baselines."""
     if history.selection is None:
         raise RunError(f"{history.origin}: there are no shards", "write them first")
-    return ShardStoreSource(start_shard_store(history.selection), history.selection)
+    store = start_shard_store(history.selection, meters=meters)
+    return ShardStoreSource(store, history.selection)
 
 
 def fit(
@@ -92,8 +96,6 @@ def fit(
     """Run `trials` with Ray Tune until each has ended, one way or another."""
     quieten()
     points = [{"trial_id": t.trial_id, **t.parameters} for t in trials]
-    storage = work.run.tune
-    storage.mkdir(exist_ok=True)
     trainable = tune.with_parameters(RollingTrial, work=work)
     trainable.__name__ = trainable.__qualname__ = RollingTrial.__name__  # for the dashboard
     tuner = tune.Tuner(
@@ -104,8 +106,7 @@ def fit(
             trial_dirname_creator=lambda trial: trial.config["point"]["trial_id"],
         ),
         run_config=tune.RunConfig(
-            name=f"session-{1 + sum(1 for _ in storage.iterdir()):03d}",
-            storage_path=str(storage),
+            **tune_storage(work.run),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # see TrialRun
             failure_config=tune.FailureConfig(max_failures=DEATHS_FORGIVEN),
             callbacks=[callback],
@@ -113,6 +114,18 @@ def fit(
         ),
     )
     return tuner.fit()
+
+
+def tune_storage(run: RunDirectory) -> dict[str, Any]:
+    """Where Tune keeps its own files, the curves among them; a folder for each session of a run."""
+    if run.store is None:
+        run.tune.mkdir(exist_ok=True)
+        earlier, where = sum(1 for _ in run.tune.iterdir()), {"storage_path": str(run.tune)}
+    else:
+        place = run.store.below(run.tune.name)
+        earlier = len(run.store.folders(run.tune.name))
+        where = {"storage_path": place.root, "storage_filesystem": place.files}
+    return {"name": f"session-{1 + earlier:03d}", **where}
 
 
 def quieten() -> None:
@@ -124,11 +137,15 @@ def quieten() -> None:
 
 def record_lost(run: RunDirectory, results: tune.ResultGrid) -> None:
     """Write the error of every trial that Tune gave up, so that it becomes a row."""
+    if any(result.error is not None for result in results):
+        run.refresh()
     for result in results:
         if result.error is not None:
-            folder = run.trial(Path(result.path).name)  # a trial that never reported has no config
+            name = Path(result.path).name  # a trial that never reported has no config
+            folder = run.trial(name)
             if not (folder / SUMMARY).is_file() and not (folder / ERROR).is_file():
                 record_failure(folder, result.error)
+                run.mirror(f"trials/{name}").push([ERROR])
 
 
 def await_baselines(run: RunDirectory, answers: Mapping[str, Any], console: Console) -> None:
@@ -138,6 +155,7 @@ def await_baselines(run: RunDirectory, answers: Mapping[str, Any], console: Cons
             error = ray.get(answer)
         except RayError as lost:
             record_failure(run.baseline(name), lost)
+            run.mirror(f"baselines/{name}").push([ERROR])
             error = str(lost).splitlines()[0]
         if error is not None:
             console.print(f"baseline {name} failed: {error}", soft_wrap=True, highlight=False)

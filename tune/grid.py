@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from types import FrameType
 
 from _session import check_shared, gpus_per_trial, session
@@ -26,15 +25,23 @@ from dpa.errors import ConfigError
 from dpa.options import OneLineParser, add_resume, add_settings_options, read_axes, refuse_settings
 from dpa.research.closing import close_run, closing_words
 from dpa.research.grid import load_grid
-from dpa.research.history import ensure_shards
-from dpa.research.plan import SAMPLE_START, Plan, directory_of, plan_new, plan_resumed
+from dpa.research.plan import (
+    SAMPLE_START,
+    Plan,
+    directory_of,
+    plan_new,
+    plan_resumed,
+    shards_kept,
+)
 from dpa.runs import RunDirectory
+from dpa.stores.places import Storage
 
 EXAMPLES = """examples:
   python tune/grid.py
   python tune/grid.py --data prices.parquet --start 2008-01-01 --end 2013-12-31
   python tune/grid.py --window 20,40 --n-clusters 10 --similarity-threshold 0.3,0.5 --epochs 50
   python tune/grid.py --config grid.yaml --storage /shared/runs --address auto
+  python tune/grid.py --storage s3://bucket/runs --address auto
   python tune/grid.py --resume latest
 
 grid.yaml may hold any part of the settings, and the axes:
@@ -56,10 +63,11 @@ def build_parser() -> OneLineParser:
     add_resume(run)
     run.add_argument(
         "--storage",
-        type=Path,
-        default=Path(STORAGE),
-        metavar="PATH",
-        help=f"where runs are kept; on a cluster a path all nodes share [{STORAGE}]",
+        type=Storage.of,
+        default=Storage.of(STORAGE),
+        metavar="PLACE",
+        help="where runs are kept: a path, on a cluster one that all nodes share, or "
+        f"s3://bucket/prefix [{STORAGE}]",
     )
     cluster = parser.add_argument_group("Ray")
     cluster.add_argument(
@@ -123,12 +131,13 @@ def run_grid(arguments: argparse.Namespace, console: Console, clock: Clock) -> i
             session(arguments.address, arguments.num_cpus, not arguments.no_dashboard) as url,
             terminated_as_interrupted(),
         ):
-            storage = arguments.storage.resolve() if run is None else run.path.parent
+            storage = arguments.storage.resolve() if run is None else run.storage
             check_shared(storage)
-            plan = replace(plan, history=ensure_shards(plan.history, storage / ".cache" / "shards"))
+            plan = replace(plan, history=shards_kept(plan.history, storage))
             run = directory_of(plan, storage, clock)
             with run.lock():
                 run.set_status("running")
+                run.refresh()
                 announce(console, run, plan, url)
                 gpus = arguments.gpus_per_trial
                 work_through(
@@ -143,7 +152,7 @@ def run_grid(arguments: argparse.Namespace, console: Console, clock: Clock) -> i
     except KeyboardInterrupt:
         if run is None:
             raise
-        command = shlex.join(["python", "tune/grid.py", "--resume", str(run.path)])
+        command = shlex.join(["python", "tune/grid.py", "--resume", run.shown()])
         console.print(f"\ninterrupted; go on with: {command}", soft_wrap=True, highlight=False)
         finish(run, console, clock, interrupted=True)
         return 130
@@ -164,13 +173,14 @@ def announce(console: Console, run: RunDirectory, plan: Plan, url: str) -> None:
     folds = sum(len(trial.folds) for trial in plan.trials)
     n_baselines = len(run.read_manifest().baselines)
     lines = [
-        f"run        {run.path}",
+        f"run        {run.shown()}",
         f"data       {plan.history.words}",
         f"grid       {len(plan.trials)} trials, {folds} folds, {n_baselines} baselines",
     ]
     if url:
         lines.append(f"dashboard  http://{url}/#/actors")
-    lines.append(f"curves     tensorboard --logdir {run.tune}")
+    if run.store is None:
+        lines.append(f"curves     tensorboard --logdir {run.tune}")
     console.print("\n".join(lines), soft_wrap=True, highlight=False)
 
 

@@ -42,6 +42,7 @@ from dpa.research.horizon_plan import (
 from dpa.research.single import last_price_bars
 from dpa.runs import RunDirectory, check_storage, check_unchanged, find_run
 from dpa.simulation.planted_bars import IntradayMarket, simulate_bars
+from dpa.stores.places import Storage, plain_path
 
 PLANTED, PLANTED_SEED = "planted", 0
 EXAMPLES = """examples:
@@ -67,7 +68,7 @@ def build_parser() -> OneLineParser:
     add_resume(run)
     run.add_argument(
         "--storage",
-        type=Path,
+        type=plain_path,
         default=Path(STORAGE),
         metavar="PATH",
         help=f"where runs are kept; on a cluster a path all nodes share [{STORAGE}]",
@@ -169,7 +170,7 @@ def run_horizons(arguments: argparse.Namespace, console: Console, clock: Clock) 
         ):
             for module in (_fits, _progress):
                 ray.cloudpickle.register_pickle_by_value(module)
-            check_shared(storage)
+            check_shared(Storage(storage))
             run = run or run_directory(plan, _count(plan), storage, clock)
             with run.lock():
                 run.set_status("running")
