@@ -21,6 +21,7 @@ class _Subscription:
     handler: Handler
     kinds: tuple[type, ...]
     on_order_path: bool
+    waits: bool  # whether it is a coroutine function
     waiting: deque[Event] = field(default_factory=deque)
     task: "asyncio.Task[None] | None" = None
 
@@ -87,7 +88,8 @@ class Bus:
             Ends the subscription.
         """
         named = name or getattr(handler, "__qualname__", type(handler).__name__)
-        subscription = _Subscription(named, handler, tuple(kinds), on_order_path)
+        waits = inspect.iscoroutinefunction(handler)
+        subscription = _Subscription(named, handler, tuple(kinds), on_order_path, waits)
         self._subscriptions.append(subscription)
 
         def end() -> None:
@@ -114,7 +116,7 @@ class Bus:
         for subscription in tuple(self._subscriptions):
             if subscription.kinds and not isinstance(event, subscription.kinds):
                 continue
-            if inspect.iscoroutinefunction(subscription.handler):
+            if subscription.waits:
                 self._enqueue(subscription, event)
             else:
                 try:

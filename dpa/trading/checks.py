@@ -313,7 +313,7 @@ def in_session(instrument: Instrument, now: datetime) -> bool:
     decides.
     """
     hours = instrument.liquid_hours
-    return not speak_of(hours, now) or any(begin <= now < end for begin, end in hours)
+    return any(begin <= now < end for begin, end in hours) or not speak_of(hours, now)
 
 
 def reductions_first(intents: Iterable[Intent], positions: Mapping[str, Decimal]) -> list[Intent]:

@@ -32,7 +32,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from zoneinfo import ZoneInfo
@@ -52,6 +51,7 @@ from dpa.trading.checks import (
     reduces,
     reductions_first,
 )
+from dpa.trading.copies import altered
 from dpa.trading.events import Alert, Event, Severity
 from dpa.trading.hearing import Hearing
 from dpa.trading.identity import intent_id
@@ -291,7 +291,7 @@ class Dealer:
         accepted: list[Intent] = []
         adds = 0
         for intent in reductions_first(intents, situation.positions):
-            now = replace(
+            now = altered(
                 situation,
                 busy=busy,
                 known=known,

@@ -504,7 +504,9 @@ class Engine:
     async def _follow(self, quotes: Mapping[str, Quote], now: datetime) -> None:
         """Go a step towards every target that has no order working."""
         busy = {o.intent.symbol: o.intent.decision for o in self._dealer.live_orders}
-        intents, self._waits = [], False
+        intents: list[Intent] = []
+        self._waits = False
+        level = self._switch.level  # the dealer reads it again before each order is sent
         held = self._held() if self._targets else {}
         sigma = self._volatility.sigma_day() if self._targets else {}
         for symbol in sorted(self._targets):
@@ -516,7 +518,8 @@ class Engine:
                 self._waits |= other_side or busy[symbol] != target.decision
             else:
                 leg = next_leg(held.get(symbol, 0), target)
-                intent = self._intent(target, leg, quotes.get(symbol), sigma.get(symbol), now)
+                why = "" if leg is None else self._forbids(target, leg, level, now)
+                intent = self._intent(target, leg, why, quotes.get(symbol), sigma.get(symbol), now)
                 if intent is not None:
                     intents.append(intent)
                 self._waits |= symbol in self._targets
@@ -533,16 +536,19 @@ class Engine:
         self,
         target: Target,
         leg: Leg | None,
+        why: str,
         quote: Quote | None,
         sigma_day: float | None,
         now: datetime,
     ) -> Intent | None:
-        """The next intent towards a target; the target is dropped where there is none to come."""
+        """The next intent towards a target; the target is dropped where there is none to come.
+
+        `why` says why the leg may not be gone, where it may not.
+        """
         symbol = target.symbol
         if leg is None:
             del self._targets[symbol]
             return None
-        why = self._forbids(target, now) if leg.purpose.adds else ""
         if why:
             del self._targets[symbol]
             self._leave_out(now, target.decision, symbol, leg.signed_shares, why)
@@ -564,11 +570,12 @@ class Engine:
             return None
         return made
 
-    def _forbids(self, target: Target, now: datetime) -> str:
-        """Why no risk is added towards a target; empty: it may be."""
+    def _forbids(self, target: Target, leg: Leg, level: Level, now: datetime) -> str:
+        """Why no risk is added towards a target; empty: it may be, or the leg adds none."""
+        if not leg.purpose.adds:
+            return ""
         if not target.may_add:
             return "only reductions are kept of the decision"
-        level = self._switch.level
         if level is not Level.RUNNING:
             return f"trading is {level.name}"
         if self._exits.is_quiet(self._instruments.get(target.symbol), now):

@@ -6,13 +6,15 @@ when it returns. One process writes; any number read meanwhile (:meth:`Journal.r
 """
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from dpa.clock import Clock, SystemClock
 from dpa.errors import HaltError
@@ -136,7 +138,8 @@ class Journal(JournalReader):
         Cheap enough to ask before each order is handed over.
         """
         with self._lock, tables.halting(self.path):
-            return _newest(self._db) != (self._last, self._hash)
+            number, digest = _newest(self._db)
+            return number != self._last or digest != self._hash
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -191,7 +194,8 @@ class Journal(JournalReader):
             given: dict[str, Intent] = {}
             for intent in intents:
                 given.setdefault(intent.id, intent)
-            new = {ref: intent for ref, intent in given.items() if not self._has(ref)}
+            known = self._among("SELECT id FROM intents WHERE id", given)
+            new = {ref: intent for ref, intent in given.items() if ref not in known}
             first = [order for order in orders if order.ref in new or order.ref not in given]
             for order in first:
                 if order.ref not in given or order.attempt != 1:
@@ -454,6 +458,8 @@ class Journal(JournalReader):
 
     def _check_new(self, orders: Sequence[Order]) -> None:
         taken = {(o.intent.account, o.intent.symbol): o for o, _ in self._live.values()}
+        numbers = [order.order_id for order in orders]
+        used = self._among("SELECT order_id FROM orders WHERE order_id", numbers)
         for order in orders:
             where = order.intent.account, order.intent.symbol
             if where in taken:
@@ -462,8 +468,9 @@ class Journal(JournalReader):
                 )
             if order.state is not OrderState.PLANNED:
                 raise HaltError(f"{order.ref}: a new order that is {order.state}, not planned")
-            if self._rows("SELECT 1 FROM orders WHERE order_id = ?", order.order_id):
+            if order.order_id in used:
                 raise HaltError(f"{order.ref}: order number {order.order_id} was used before")
+            used.add(order.order_id)
             taken[where] = order
 
     def _change(self, orders: Sequence[Order], why: str, revived: bool) -> None:
@@ -472,14 +479,9 @@ class Journal(JournalReader):
             for order in orders:
                 before, told = self._attempt(order)
                 self._check_move(before, order, revived)
-                after = replace(
-                    order,
-                    perm_id=order.perm_id or before.perm_id,
-                    reported=max(order.reported, before.reported),
-                )
-                record = order_record(after, told, lifecycle.is_live(after, told))
-                if record != order_record(before, told, lifecycle.is_live(before, told)):
-                    changed.append(record)
+                after = _with_what_was_told(order, before)
+                if after != before:
+                    changed.append(order_record(after, told, lifecycle.is_live(after, told)))
                     self._keep_live(after, told)
             if changed:
                 self._write("order", {"orders": changed, "why": why, "revived": revived})
@@ -512,6 +514,11 @@ class Journal(JournalReader):
     def _has(self, ref: str) -> bool:
         return bool(self._rows("SELECT 1 FROM intents WHERE id = ?", ref))
 
+    def _among(self, select: str, keys: Iterable[Any]) -> set[Any]:
+        """Which of many keys a column has; asked once for all of them."""
+        query = f"{select} IN (SELECT value FROM json_each(?))"
+        return {row[0] for row in self._rows(query, orjson.dumps(list(keys)).decode())}
+
     def _order_of(self, execution: Execution) -> Order | None:
         attempts = self.attempts(execution.ref) if execution.ref else ()
         for found in attempts:
@@ -536,7 +543,15 @@ class Journal(JournalReader):
 
 def _newest(db: sqlite3.Connection) -> tuple[int, bytes]:
     row = db.execute("SELECT number, hash FROM events ORDER BY number DESC LIMIT 1").fetchone()
-    return (row["number"], row["hash"]) if row else (0, tables.GENESIS)
+    return (row[0], row[1]) if row else (0, tables.GENESIS)
+
+
+def _with_what_was_told(order: Order, before: Order) -> Order:
+    """The order, with what the broker said of it before and says no more."""
+    perm_id, reported = order.perm_id or before.perm_id, max(order.reported, before.reported)
+    if (perm_id, reported) == (order.perm_id, order.reported):
+        return order
+    return replace(order, perm_id=perm_id, reported=reported)
 
 
 def _settle(ledger: Ledger) -> None:

@@ -7,6 +7,7 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ Row = Mapping[str, Any] | sqlite3.Row
 _NO_COST = next(f.default for f in fields(Intent) if f.name == "expected_cost_bps")
 
 
+@lru_cache(maxsize=256)
 def moment(time: datetime) -> str:
     """ISO 8601, UTC, always with microseconds, so that text sorts like time.
 

@@ -8,9 +8,9 @@ import hashlib
 import os
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from urllib.parse import quote
 
 from dpa.errors import HaltError
@@ -178,18 +178,35 @@ def digest(before: bytes, number: int, time: str, kind: str, facts: str) -> byte
     return hashlib.sha256(before + line.encode()).digest()
 
 
-@contextmanager
-def halting(path: Path) -> Iterator[None]:
-    """Turn what SQLite complains about into words, with the cure."""
-    try:
-        yield
-    except sqlite3.Error as e:
-        raise _halt(path, e) from e
-    except OSError as e:
-        raise HaltError(
-            f"{path}: {(e.strerror or str(e)).lower()}",
-            "look at the disk, the folder and its rights",
-        ) from e
+class Halting:
+    """Turns what SQLite complains about into words, with the cure; see :func:`halting`."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, sqlite3.Error):
+            raise _halt(self._path, error) from error
+        if isinstance(error, OSError):
+            raise HaltError(
+                f"{self._path}: {(error.strerror or str(error)).lower()}",
+                "look at the disk, the folder and its rights",
+            ) from error
+
+
+def halting(path: Path) -> Halting:
+    """Turn what SQLite complains about into words, with the cure; asked thousands of times."""
+    return Halting(path)
 
 
 def _halt(path: Path, error: sqlite3.Error) -> HaltError:

@@ -166,6 +166,7 @@ class Ledger:
         self._fees = _ZERO
         self._opening = {p.symbol: p for p in self.baseline.positions if p.account == account}
         self._books = {symbol: _Book(self._start(symbol)) for symbol in self._opening}
+        self._positions: dict[str, Position] | None = None  # as they are; none: work them out
         for commission in commissions:
             self.charge(commission)
         for execution in sorted(executions, key=attrgetter("time")):
@@ -186,6 +187,7 @@ class Ledger:
         old = self._corrected.get(stem, covered) if covered else self._counted.get(stem)
         if old is not None and execution.revision <= old.revision:
             return False
+        self._positions = None
         self._flow -= _paid(execution) - (_paid(old) if old else _ZERO)
         if covered:
             self._corrected[stem] = execution
@@ -247,8 +249,10 @@ class Ledger:
     @property
     def positions(self) -> dict[str, Position]:
         """By symbol, sorted; flat ones are left out."""
-        found = (self.position(symbol) for symbol in sorted(self._books))
-        return {held.symbol: held for held in found if held.shares}
+        if self._positions is None:
+            found = (self.position(symbol) for symbol in sorted(self._books))
+            self._positions = {held.symbol: held for held in found if held.shares}
+        return dict(self._positions)
 
     def position(self, symbol: str) -> Position:
         """Of a symbol, flat where there is none."""

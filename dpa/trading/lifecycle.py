@@ -15,6 +15,7 @@ from dataclasses import replace
 from decimal import Decimal
 
 from dpa.trading.broker import OrderSaid
+from dpa.trading.copies import altered
 from dpa.trading.types import Order, OrderState
 
 _ORDER = (
@@ -180,4 +181,4 @@ def later(one: OrderState, other: OrderState) -> OrderState:
 
 def _moved(order: Order, state: OrderState) -> Order:
     state = later(order.state, state)
-    return order if state is order.state else replace(order, state=state)
+    return order if state is order.state else altered(order, state=state)

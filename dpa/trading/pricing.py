@@ -5,6 +5,7 @@ All prices are ``Decimal``, USD a share.
 
 from datetime import datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from functools import lru_cache
 
 from dpa.trading.types import Intent, Money, Quote, Side
 
@@ -24,7 +25,12 @@ def on_tick(price: Money, tick: Decimal) -> bool:
 
 def collar(reference: Money, side: Side, bps: float) -> Money:
     """Return the worst price `bps` away from the mid at the decision; not rounded."""
-    return reference * (1 + side.sign * Decimal(str(bps)) * BPS)
+    return reference * _factor(side, bps)
+
+
+@lru_cache(maxsize=64)
+def _factor(side: Side, bps: float) -> Decimal:
+    return 1 + side.sign * Decimal(str(bps)) * BPS
 
 
 def worst_price(intent: Intent, collar_bps: float) -> Money:

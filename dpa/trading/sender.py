@@ -25,6 +25,7 @@ from dpa.telemetry.ids import about
 from dpa.trading import lifecycle
 from dpa.trading.broker import Broker
 from dpa.trading.checks import Refusal, RefusalCode, Situation, check, reduces
+from dpa.trading.copies import altered
 from dpa.trading.events import Event, Refused
 from dpa.trading.journal import Journal
 from dpa.trading.live_orders import LiveOrders
@@ -318,7 +319,7 @@ class Sender:
     def _look(self, order: Order, situation: Situation) -> Refusal | None:
         """Check an order as if it were not there yet."""
         symbol = order.intent.symbol
-        alone = replace(
+        alone = altered(
             situation,
             busy=() if self._live.count(symbol) == 1 else (symbol,),
             working=max(situation.working - 1, 0),
@@ -368,7 +369,7 @@ class Sender:
         return limit_now(intent, quotes.get(intent.symbol), instrument, self._settings, step)
 
     def _priced(self, order: Order, quotes: Quotes) -> Order:
-        return lifecycle.sent(replace(order, limit=self._limit(order, quotes)))
+        return lifecycle.sent(altered(order, limit=self._limit(order, quotes)))
 
     async def _send(self, order: Order) -> Refusal | None:
         with about(decision_id=order.intent.decision, intent_id=order.ref, order_id=order.order_id):
@@ -376,9 +377,10 @@ class Sender:
 
     async def _send_one(self, order: Order) -> Refusal | None:
         symbol = order.intent.symbol
-        found = self._last_look(order)
-        if found is not None:
-            return found
+        if not (self._is_wanted(order) and self.allowed(order.intent)):
+            found = self._last_look(order)
+            if found is not None:
+                return found
         if not self._ready():
             what = f"{symbol}: the broker went away before it was sent"
             return self._refuse(order, RefusalCode.NOT_READY, what)
@@ -401,12 +403,16 @@ class Sender:
             self._halt(f"{symbol}: an order could not be sent: {e!r}")
         return None
 
-    def _still(self, order: Order) -> bool:
-        """Whether an order that was written down as sent may leave, the switch read now."""
+    def _is_wanted(self, order: Order) -> bool:
+        """Whether it was written down as sent, and nobody asked for its end since."""
         newest = self._live.get(order.ref)
         if newest is None or newest.state is not OrderState.SENT:
             return False
-        return not self.queue.holds(order.ref, Priority.CANCEL) and self._may_leave(order.intent)
+        return not self.queue.holds(order.ref, Priority.CANCEL)
+
+    def _still(self, order: Order) -> bool:
+        """Whether an order that was written down as sent may leave, the switch read now."""
+        return self._is_wanted(order) and self._may_leave(order.intent)
 
     def _may_leave(self, intent: Intent) -> bool:
         """Whether the switch lets it pass, and no other trader took this one's place."""
