@@ -2,10 +2,11 @@
 
     python tests/benchmarks/soak_trading.py
 
-Engine, dealer, journal, IbkrFeed, IbkrBroker, ib_insync and the project's gateway, which keeps time
-and goes down every night, its order numbers rolled back. A stand-in decides: random targets from a
-seed. After each session the journal is compared with the gateway's books, and memory, tasks of the
-event loop and open files are counted. Exit code 1 where anything differs, halts or grows.
+Engine, dealer, journal, IbkrFeed, IbkrBroker and ib_insync in one process; the project's gateway,
+which keeps time and goes down every night, its order numbers rolled back, in another, so that its
+record of all orders is not counted. A stand-in decides: random targets from a seed. After each
+session the journal is compared with the gateway's books, and memory, tasks of the event loop and
+open files are counted. Exit code 1 where anything differs, halts or grows.
 """
 
 from trading_runs import NEWEST, NO_LIMIT, machine  # noqa: I001
@@ -16,6 +17,7 @@ import contextlib
 import ctypes
 import gc
 import logging
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -23,8 +25,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from multiprocessing.connection import Connection
 from pathlib import Path
-from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -35,7 +37,7 @@ from dpa.simulation.tws.gateway import Gateway
 from dpa.simulation.tws.markets import Book, planted_market
 from dpa.simulation.tws.script import Script, read_fault
 from dpa.simulation.tws.venue import SimVenue
-from dpa.simulation.tws.words import Contract, Traits
+from dpa.simulation.tws.words import Traits
 from dpa.trading.books_compared import differences
 from dpa.trading.bus import Bus
 from dpa.trading.clocks import VirtualClock
@@ -51,32 +53,22 @@ from dpa.trading.runner import Moment, MomentFeed, Runner, TimeKeeper
 from dpa.trading.switch import Level, Switch
 
 INTERVAL, CALENDAR = "30m", "XNYS"
-ACCOUNT = "DU1234567"
+ACCOUNT, TOKEN = "DU1234567", "t0ken"
 AFTER_CLOSE = timedelta(minutes=5)
 WARM = 5  # sessions before growth is looked at
 MOST_MB = 0.5  # a session
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-def give_back() -> None:
-    """Give what is free back to the system, so that only what is used is counted."""
+def give_back(journal: Journal) -> None:
+    """Give what is free back to the system, so that only what is used is counted.
+
+    SQLite gives its page cache back, too: it is 2 MB at most, and fills while the file grows.
+    """
     gc.collect()
+    journal._db.execute("PRAGMA shrink_memory")
     with contextlib.suppress(OSError, AttributeError):  # another C library has no such thing
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def size_of(things: list[Any]) -> int:
-    """Bytes of objects and all they hold, but for types, functions and modules; each once."""
-    seen: set[int] = set()
-    total = 0
-    while things:
-        thing = things.pop()
-        if id(thing) in seen or isinstance(thing, type | FunctionType | ModuleType | Contract):
-            continue
-        seen.add(id(thing))
-        total += sys.getsizeof(thing)
-        things += gc.get_referents(thing)
-    return total
 
 
 class Random:
@@ -128,7 +120,8 @@ class Session:
     differences: tuple[str, ...]
     halts: int
     megabytes: float
-    record: float
+    simulator: float
+    journal: float
     tasks: int
     files: int
     threads: int
@@ -138,9 +131,9 @@ class Session:
 
 @dataclass
 class Soak:
-    """Counts after each session."""
+    """Counts after each session; `due` are the moments at which they end."""
 
-    venue: SimVenue
+    venue: "VenueProcess"
     journal: Journal
     switch: Switch
     found: list[Session] = field(default_factory=list)
@@ -150,12 +143,8 @@ class Soak:
     begun: float = field(default_factory=time.perf_counter)
     used: float = field(default_factory=time.process_time)
 
-    due: list[datetime] = field(default_factory=list)
-
     def __post_init__(self) -> None:
-        closes = [c + AFTER_CLOSE for c in self.venue.hours.closes]
-        opens = self.venue.market.opens[self.venue.market.live_from]
-        self.due = [c for c in closes if opens < c < self.venue.ends_at]
+        self.due = list(self.venue.due)
 
     def hear(self, event: Any) -> None:
         """Count what went wrong."""
@@ -172,7 +161,7 @@ class Soak:
 
     def count(self, now: datetime) -> None:
         """Compare and count; a halt is counted, and resumed as a person would."""
-        truth = self.venue.truth()
+        truth, restarts, simulator = self.venue.ask("state")
         wrong = differences(self.journal, truth, ACCOUNT)
         orders, fills = len(truth["orders"]), len(truth["executions"])
         halted = int(self.switch.level is not Level.RUNNING)
@@ -181,7 +170,7 @@ class Soak:
             self.switch.resume("Ada", "the soak goes on")
         self.halts += halted
         del truth
-        give_back()
+        give_back(self.journal)
         wall, cpu = time.perf_counter(), time.process_time()
         self.found.append(
             Session(
@@ -189,11 +178,12 @@ class Soak:
                 orders - sum(s.orders for s in self.found),
                 fills - sum(s.fills for s in self.found),
                 len(self.journal.ledger(ACCOUNT).positions),
-                self.venue.faults.begun.get("restart", 0),
+                restarts,
                 wrong,
                 halted,
-                int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 1e6,
-                size_of([self.venue.book, self.venue._executions]) / 1e6,
+                resident(),
+                simulator,
+                self.journal.path.stat().st_size / 1e6,
                 len(asyncio.all_tasks()),
                 len(os.listdir("/proc/self/fd")),
                 len(os.listdir("/proc/self/task")),
@@ -207,7 +197,8 @@ class Soak:
 
 COLUMNS = (
     *("session", "orders", "fills", "held", "restarts so far", "differences", "halts"),
-    *("RSS, MB", "gateway's record, MB", "tasks", "files", "threads", "CPU, s", "wall, s"),
+    *("RSS, MB", "gateway's RSS, MB", "journal, MB", "tasks", "files", "threads"),
+    *("CPU, s", "wall, s"),
 )
 HEAD = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
 
@@ -217,23 +208,88 @@ def row(s: Session) -> str:
     counts = f"{s.tasks} | {s.files} | {s.threads}"
     return (
         f"| {s.date} | {s.orders} | {s.fills} | {s.held} | {s.restarts} | {len(s.differences)} "
-        f"| {s.halts} | {s.megabytes:.1f} | {s.record:.2f} | {counts} | {s.cpu:.1f} "
-        f"| {s.wall:.1f} |"
+        f"| {s.halts} | {s.megabytes:.1f} | {s.simulator:.1f} | {s.journal:.1f} | {counts} "
+        f"| {s.cpu:.1f} | {s.wall:.1f} |"
     )
 
 
-async def trade(given: argparse.Namespace, folder: Path) -> tuple[Soak, list[str]]:
-    """All sessions; what was counted, and what was wrong besides."""
+class VenueProcess:
+    """The gateway in a process of its own.
+
+    Parameters
+    ----------
+    names, sessions : int
+    """
+
+    def __init__(self, names: int, sessions: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._ours, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, names, sessions), daemon=True)
+        self._process.start()
+        theirs.close()
+        about = self._ours.recv()
+        self.port, self.control, self.now, self.names, self.due = about
+
+    def ask(self, what: str) -> Any:
+        """Ask for `what`; the answer."""
+        self._ours.send(what)
+        return self._ours.recv()
+
+    def close(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.join()
+
+
+def resident() -> float:
+    """Memory of this process, MB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 1e6
+
+
+def _serve(pipe: Connection, names: int, sessions: int) -> None:
+    asyncio.run(_serving(pipe, names, sessions))
+
+
+async def _serving(pipe: Connection, names: int, sessions: int) -> None:
     market = planted_market(
-        seed=11, names=given.names, sessions=given.sessions, history=2, interval=INTERVAL,
+        seed=11, names=names, sessions=sessions, history=2, interval=INTERVAL,
         start="2024-06-17", book=Book(quote_seconds=20),
     )  # fmt: skip
     night = read_fault({"do": "restart", "at": "23:45", "seconds": 120, "ids_rolled_back": True})
     venue = SimVenue(
         market,
-        Traits(lines=4 * given.names, messages_per_second=NO_LIMIT, history_requests=NO_LIMIT),
+        Traits(lines=4 * names, messages_per_second=NO_LIMIT, history_requests=NO_LIMIT),
         script=Script(faults=(night,)),
     )
+    opens = market.opens[market.live_from]
+    due = [c + AFTER_CLOSE for c in venue.hours.closes]
+    due = [c for c in due if opens < c < venue.ends_at]
+    async with Gateway(venue, versions=(157, NEWEST)) as gateway:
+        control = Control(venue, TOKEN, gateway.settled)
+        await control.start()
+        gone = asyncio.Event()
+
+        def heard() -> None:
+            try:
+                what = pipe.recv()
+            except EOFError:
+                gone.set()
+                return
+            answers = {
+                "state": lambda: (venue.truth(), venue.faults.begun.get("restart", 0), resident()),
+                "troubles": lambda: list(gateway.troubles),
+            }
+            pipe.send(answers[what]())
+
+        asyncio.get_running_loop().add_reader(pipe.fileno(), heard)
+        pipe.send((gateway.port, control.port, venue.clock.now(), market.panel.names, due))
+        keeping = asyncio.create_task(control.run())
+        await gone.wait()
+        keeping.cancel()
+
+
+async def trade(venue: VenueProcess, folder: Path) -> tuple[Soak, list[str]]:
+    """All sessions; what was counted, and what was wrong besides."""
     settings = Settings.model_validate(
         {
             "trading": {"reconcile_minutes": 15},
@@ -242,53 +298,44 @@ async def trade(given: argparse.Namespace, folder: Path) -> tuple[Soak, list[str
         }
     )
     problems: list[str] = []
-    async with Gateway(venue, versions=(157, NEWEST)) as gateway:
-        control = Control(venue, "t0ken", gateway.settled)
-        await control.start()
-        keeping = asyncio.create_task(control.run())
-        clock = VirtualClock(venue.clock.now())
-        config = settings.ibkr.model_copy(update={"ibkr_port": gateway.port})
-        broker = IbkrBroker(config, clock, TwsClient(config, clock, 0))
-        switch, bus = Switch(folder / "switch.json", clock), Bus(clock)
-        keeper = await Watched.connect("127.0.0.1", control.port, "t0ken")
-        try:
-            with Journal(folder / "journal.sqlite", clock) as journal:
-                soak = Soak(venue, journal, switch)
-                bus.subscribe(soak.hear)
-                bus.subscribe(Recorder(journal).take, KINDS, on_order_path=True)
-                await broker.connect()
-                instruments = await broker.instruments(market.panel.names)
-                dealer = Dealer(broker, journal, switch, clock, settings, bus.publish, instruments)
-                await dealer.start()
-                feed = MomentFeed(
-                    IbkrFeed(broker.client, broker.contracts, config, INTERVAL, CALENDAR, 2.0,
-                             clock),
-                    clock,
-                )  # fmt: skip
-                await feed.start(sorted(instruments))
-                engine = Engine(
-                    feed, Random(3), dealer, instruments, switch, journal, clock, settings,
-                    INTERVAL, CALENDAR, bus.publish, feed_kind="aggregated", patient=True,
-                )  # fmt: skip
-                runner = Runner(engine, dealer, broker, switch, clock, settings, bus.publish,
-                                uniform=lambda low, high: high)  # fmt: skip
-                keeper.look = soak.look
-                await runner.run_virtual(clock, keeper, asyncio.Event())
-                if soak.due:
-                    problems.append(f"{len(soak.due)} sessions were not looked at")
-                if runner.failures:
-                    problems.append(f"{runner.failures} steps failed")
-                problems += [f"journal: {finding}" for finding in journal.verify()]
-        finally:
-            await keeper.close()
-            await broker.close()
-            control.stop()
-            with contextlib.suppress(asyncio.CancelledError):
-                await keeping
-            await control.close()
-        if broker.client.unreadable:
-            problems.append(f"{broker.client.unreadable} messages could not be read")
-    problems += [f"gateway: {trouble}" for trouble in gateway.troubles]
+    clock = VirtualClock(venue.now)
+    config = settings.ibkr.model_copy(update={"ibkr_port": venue.port})
+    broker = IbkrBroker(config, clock, TwsClient(config, clock, 0))
+    switch, bus = Switch(folder / "switch.json", clock), Bus(clock)
+    keeper = await Watched.connect("127.0.0.1", venue.control, TOKEN)
+    try:
+        with Journal(folder / "journal.sqlite", clock) as journal:
+            soak = Soak(venue, journal, switch)
+            bus.subscribe(soak.hear)
+            bus.subscribe(Recorder(journal).take, KINDS, on_order_path=True)
+            await broker.connect()
+            instruments = await broker.instruments(venue.names)
+            dealer = Dealer(broker, journal, switch, clock, settings, bus.publish, instruments)
+            await dealer.start()
+            feed = MomentFeed(
+                IbkrFeed(broker.client, broker.contracts, config, INTERVAL, CALENDAR, 2.0, clock),
+                clock,
+            )
+            await feed.start(sorted(instruments))
+            engine = Engine(
+                feed, Random(3), dealer, instruments, switch, journal, clock, settings,
+                INTERVAL, CALENDAR, bus.publish, feed_kind="aggregated", patient=True,
+            )  # fmt: skip
+            runner = Runner(engine, dealer, broker, switch, clock, settings, bus.publish,
+                            uniform=lambda low, high: high)  # fmt: skip
+            keeper.look = soak.look
+            await runner.run_virtual(clock, keeper, asyncio.Event())
+            if soak.due:
+                problems.append(f"{len(soak.due)} sessions were not looked at")
+            if runner.failures:
+                problems.append(f"{runner.failures} steps failed")
+            problems += [f"journal: {finding}" for finding in journal.verify()]
+    finally:
+        await keeper.close()
+        await broker.close()
+    if broker.client.unreadable:
+        problems.append(f"{broker.client.unreadable} messages could not be read")
+    problems += [f"gateway: {trouble}" for trouble in venue.ask("troubles")]
     return soak, problems
 
 
@@ -305,8 +352,7 @@ def judge(soak: Soak, problems: list[str]) -> int:
     problems += [f"{s.date}: {d}" for s in found for d in s.differences]
     problems += [f"halted: {why}" for why in soak.critical] if soak.halts else []
     warm = found[WARM:] if len(found) > WARM + 2 else found
-    whole, record = (slope([getattr(s, n) for s in warm]) for n in ("megabytes", "record"))
-    own = whole - record
+    own, simulator = (slope([getattr(s, n) for s in warm]) for n in ("megabytes", "simulator"))
     for name in ("tasks", "files", "threads"):
         counts = [getattr(s, name) for s in warm]
         if max(counts) > counts[0] + 2 or counts[-1] > counts[0] + 1:
@@ -317,8 +363,8 @@ def judge(soak: Soak, problems: list[str]) -> int:
           f"{found[-1].restarts} restarts, {soak.halts} halts, "
           f"{sum(len(s.differences) for s in found)} differences")  # fmt: skip
     print(
-        f"memory: {whole:+.3f} MB a session over the last {len(warm)} (fitted), of which "
-        f"the simulator's record of orders and fills {record:+.3f}, the rest {own:+.3f}"
+        f"memory: {own:+.3f} MB a session over the last {len(warm)} (fitted); "
+        f"that of the simulator, which keeps all orders, {simulator:+.3f}"
     )
     print(f"warnings: {soak.alerts or 'none'}")
     for problem in problems:
@@ -337,7 +383,11 @@ def main() -> int:
           f"bars of {INTERVAL}; {machine()}\n\n{HEAD}", flush=True)  # fmt: skip
     began, used = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory(prefix="dpa-soak-") as scratch:
-        soak, problems = asyncio.run(trade(given, Path(scratch)))
+        venue = VenueProcess(given.names, given.sessions)
+        try:
+            soak, problems = asyncio.run(trade(venue, Path(scratch)))
+        finally:
+            venue.close()
     code = judge(soak, problems)
     print(f"{time.perf_counter() - began:.0f} s, CPU {time.process_time() - used:.0f} s; "
           f"{machine()}")  # fmt: skip
