@@ -15,6 +15,7 @@ import dpa
 from dpa.config import GRID_SECTIONS, Settings
 from dpa.errors import DpaError
 from dpa.options import OneLineParser, add_resume, add_settings_options, settings_from
+from dpa.stores.places import Storage, plain_path
 
 STORAGE = "runs"
 Command = Callable[[argparse.Namespace], int | None]  # a code, None for 0
@@ -78,6 +79,7 @@ def build_parser() -> OneLineParser:
     _add_serve(commands)
     _add_trading(commands)
     _add_cluster(commands)
+    _add_metrics(commands)
     return parser
 
 
@@ -130,6 +132,12 @@ def _add_cluster(commands: Any) -> None:
     add_cluster_commands(commands, add_command)
 
 
+def _add_metrics(commands: Any) -> None:
+    from dpa.telemetry.commands import add_metrics_commands
+
+    add_metrics_commands(commands, add_command)
+
+
 def _add_horizons(commands: Any) -> None:
     from dpa.horizon_commands import add_horizon_commands
 
@@ -138,7 +146,9 @@ def _add_horizons(commands: Any) -> None:
 
 def _add_storage(parser: argparse.ArgumentParser) -> None:
     words = f"where runs are kept [{STORAGE}]"
-    parser.add_argument("--storage", type=Path, default=Path(STORAGE), metavar="PATH", help=words)
+    parser.add_argument(
+        "--storage", type=plain_path, default=Path(STORAGE), metavar="PATH", help=words
+    )
 
 
 def _add_steps(commands: Any) -> None:
@@ -186,7 +196,14 @@ def _add_runs(commands: Any) -> None:
 
     def add(name: str, run: str, words: str, *examples: str) -> argparse.ArgumentParser:
         parser = add_command(inner, name, run, words, *(f"runs {name} {e}" for e in examples))
-        _add_storage(parser)
+        place = f"where runs are kept: a path, or s3://bucket/prefix [{STORAGE}]"
+        parser.add_argument(
+            "--storage",
+            type=Storage.of,
+            default=Storage.of(STORAGE),
+            metavar="PLACE",
+            help=place,
+        )
         return parser
 
     add(
@@ -195,6 +212,7 @@ def _add_runs(commands: Any) -> None:
         "one line a run, newest last",
         "",
         "--storage /shared/runs",
+        "--storage s3://bucket/runs",
     )
     show = add("show", "dpa.run_commands:show", "settings, trials and baselines of a run", "latest")
     show.add_argument("--rows", type=int, default=10, help="trials shown, best first [10]")
