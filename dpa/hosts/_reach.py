@@ -8,7 +8,6 @@ Standard library only.
 from __future__ import annotations
 
 import json
-import selectors
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +17,13 @@ SECONDS = 3.0
 
 
 def listen(ports: list[int]) -> None:
-    """Accept and close, until the input ends."""
-    selector = selectors.DefaultSelector()
+    """Hold the ports until the input ends.
+
+    Nothing is accepted: the kernel answers, and no port is left waiting that Ray wants next.
+    """
     opened: list[int] = []
     taken: list[int] = []
+    servers = []
     for port in ports:
         server = socket.socket()
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -30,17 +32,11 @@ def listen(ports: list[int]) -> None:
         except OSError:
             taken.append(port)
             continue
-        server.listen(64)
-        selector.register(server, selectors.EVENT_READ, server)
+        server.listen(128)
+        servers.append(server)
         opened.append(port)
     print(json.dumps({"opened": opened, "taken": taken}), flush=True)
-    selector.register(sys.stdin, selectors.EVENT_READ)
-    while True:
-        for key, _ in selector.select():
-            if key.fileobj is sys.stdin:
-                return
-            server = key.data
-            server.accept()[0].close()
+    sys.stdin.read()
 
 
 def connect(targets: list[list[Any]]) -> None:

@@ -18,7 +18,7 @@ from dpa.hosts.problem import HostError, ProblemFound, summary
 from dpa.hosts.ray_commands import rendered, write_rendered
 from dpa.hosts.source import source_of
 from dpa.hosts.ssh import ssh_of
-from dpa.hosts.token import ensure_token, token_path
+from dpa.hosts.token import ensure_token, read_token, token_path
 from dpa.hosts.tunnel import tunnel
 from dpa.options import OneLineParser
 from dpa.text import columns
@@ -203,7 +203,7 @@ def submit_command(arguments: argparse.Namespace) -> int:
     sent = False
     try:
         with tunnel(site.cluster, site.rendered, site.ssh, environ, site.clock) as url:
-            _check_free(jobs.list_jobs(url, _token()), job)
+            _check_free(jobs.list_jobs(url, read_token()), job)
             print(f"job        {job}", flush=True)
             sent = True
             code = jobs.submit(url, job, entrypoint, options, environ, not arguments.no_wait)
@@ -229,7 +229,7 @@ def logs_command(arguments: argparse.Namespace) -> int:
     try:
         with tunnel(site.cluster, site.rendered, site.ssh, environ, site.clock) as url:
             if arguments.job is None:
-                print(_job_table(jobs.list_jobs(url, _token())))
+                print(_job_table(jobs.list_jobs(url, read_token())))
                 return 0
             if arguments.stop:
                 return jobs.stop(url, arguments.job, environ)
@@ -285,10 +285,6 @@ def _ensure_token() -> None:
     done = ensure_token()
     if done in _TOKEN_WORDS:
         print(f"token      {_TOKEN_WORDS[done]} ({token_path()})", flush=True)
-
-
-def _token() -> str:
-    return os.environ.get("RAY_AUTH_TOKEN") or token_path().read_text(encoding="ascii").strip()
 
 
 def _raise_problems(site: steps.Site, state: steps.State) -> None:

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ from dpa.hosts.ssh import Ssh, hung
 PROGRAMS: Final = ("rsync", "make", "ssh")
 ANSWER_SECONDS: Final = 60.0
 _EXCHANGES: Final = 3  # of the time; the quickest is believed
+_END_SECONDS: Final = 10.0
 _NOT_FOUND: Final = 127
 
 
@@ -145,13 +147,15 @@ def end(process: "subprocess.Popen[str]") -> None:
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
-    process.terminate()
-    process.wait()
-    for pipe in (process.stdin, process.stdout, process.stderr):
-        try:
-            pipe.close()
-        except BrokenPipeError:
-            continue
+    with suppress(BrokenPipeError):
+        process.stdin.close()
+    try:
+        process.wait(timeout=_END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.wait()
+    process.stdout.close()
+    process.stderr.close()
 
 
 def _exchange(

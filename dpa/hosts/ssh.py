@@ -181,7 +181,7 @@ class Ssh:
             "user": self.user,
             "key": key,
             "seconds": self.connect_seconds,
-            "known_hosts": self.known_hosts,
+            "known_hosts": shlex.quote(str(self.known_hosts)),
             "entry": shlex.quote(entry),
         }
         for pattern, kind, what, cure in _SAID:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dpa.clock import Clock
+from dpa.errors import ConfigError
 from dpa.hosts.checks import (
     check_before,
     check_clock,
@@ -25,7 +26,7 @@ from dpa.hosts.ray_commands import environment, run_with_log, write_private
 from dpa.hosts.reach import check_ports
 from dpa.hosts.source import Source
 from dpa.hosts.ssh import Ssh, write_guard
-from dpa.hosts.token import token_path
+from dpa.hosts.token import read_token, token_path
 from dpa.hosts.tunnel import tunnel
 
 STOP_SECONDS: Final = 90.0
@@ -122,10 +123,10 @@ def ask_head(site: Site, state: State) -> None:
         raise HostError("this machine has not started the cluster", site.again)
     try:
         with tunnel(site.cluster, site.rendered, site.ssh, site.environ, site.clock) as url:
-            token = token_path().read_text(encoding="ascii").strip()
+            token = read_token()
             state.alive = live_nodes(url, token)
             state.jobs = running_jobs(list_jobs(url, token))
-    except (HostError, ProblemFound) as e:
+    except (HostError, ConfigError, ProblemFound) as e:
         problem = getattr(e, "problem", None)
         found = problem or Problem(site.cluster.head, "head", e.what, e.cure)
         state.problems.append(found)
@@ -222,7 +223,7 @@ def await_workers(site: Site, seconds: float, tell: Tell) -> None:
     wanted, seen = set(site.cluster.hosts), set[str]()
     begun = site.clock.elapsed()
     with tunnel(site.cluster, site.rendered, site.ssh, site.environ, site.clock) as url:
-        token = token_path().read_text(encoding="ascii").strip()
+        token = read_token()
         while not wanted <= seen:
             for host in sorted(set(live_nodes(url, token)) - seen):
                 seen.add(host)

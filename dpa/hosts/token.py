@@ -59,6 +59,25 @@ def ensure_token(path: Path | None = None, environ: Mapping[str, str] | None = N
         ) from e
 
 
+def read_token(environ: Mapping[str, str] | None = None) -> str:
+    """The token as Ray would find it.
+
+    Raises
+    ------
+    ConfigError
+        When this machine has none.
+    """
+    given = (os.environ if environ is None else environ).get("RAY_AUTH_TOKEN")
+    path = token_path(environ)
+    try:
+        return given or path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(
+            f"{path}: there is no token on this machine",
+            "'dpa cluster up' makes one; or copy the file of the machine that started the cluster",
+        ) from e
+
+
 def _make(path: Path) -> bool:
     """Write a token beside `path` and give it that name; whether there was none by then."""
     path.parent.mkdir(parents=True, exist_ok=True)

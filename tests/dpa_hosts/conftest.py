@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,9 +40,7 @@ class SshNode:
 
     def proxy(self) -> str:
         """How ssh gets to the port, which a cluster file cannot name."""
-        return (
-            f"bash -c 'exec 3<>/dev/tcp/%h/{self.port}; cat <&3 & exec cat >&3'"
-        )
+        return f"bash -c 'exec 3<>/dev/tcp/%h/{self.port}; cat <&3 & exec cat >&3'"
 
 
 @dataclass
@@ -64,9 +63,7 @@ class SshWorld:
 
 
 def make_key(path: Path) -> Path:
-    subprocess.run(
-        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True
-    )
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
     return path
 
 
@@ -106,18 +103,15 @@ SetEnv HOME={folder}/home PATH={tools}
 """,
         encoding="utf-8",
     )
-    process = subprocess.Popen(
-        [program, "-D", "-e", "-f", str(config)],
-        stdout=subprocess.DEVNULL,
-        stderr=(folder / "sshd.log").open("wb"),
-    )
+    with (folder / "sshd.log").open("wb") as log:
+        process = subprocess.Popen(
+            [program, "-D", "-e", "-f", str(config)], stdout=subprocess.DEVNULL, stderr=log
+        )
     return SshNode(address, port, folder, process)
 
 
 def await_port(address: str, port: int) -> None:
     """Return once something listens."""
-    import time
-
     begun = time.monotonic()
     while time.monotonic() - begun < DEADLINE_SECONDS:
         try:
