@@ -26,7 +26,7 @@ from dpa.trading.decider import HttpDecider
 from dpa.trading.engine import Engine, KnowsVolumes
 from dpa.trading.event_log import KINDS as LOGGED
 from dpa.trading.event_log import EventLog
-from dpa.trading.events import Alert, LevelChanged
+from dpa.trading.events import Alert, LevelChanged, Severity
 from dpa.trading.feed import Feed
 from dpa.trading.journal import Journal
 from dpa.trading.lease import Lease
@@ -262,9 +262,13 @@ class Holding:
             settings.trading.bar_wait_seconds,
             self.clock,
             self._sleep,
+            self._silent,
         )
         self.feed = MomentFeed(feed, self.clock) if keeps_time else feed
         return link
+
+    def _silent(self, why: str) -> None:
+        self.bus.publish(Alert(self.clock.now(), Severity.WARNING, "quotes-silent", why))
 
     def _read_replay(self, about: Mapping[str, Any]) -> Panel:
         from dpa.market.readers import load_wide_data

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -23,6 +23,7 @@ from dpa.trading.ibkr.ticks import PieceStream, QuoteStream
 from dpa.trading.types import Quote
 
 SILENCE = timedelta(seconds=30)  # without any tick, then everything is subscribed anew
+LONGEST_SILENCE = timedelta(minutes=8)  # each one that follows is waited for twice as long
 HALF_TOLD = timedelta(seconds=5)  # after a farm is well: then who lacks a side is asked for anew
 RETRY = timedelta(seconds=60)  # until a refused symbol is tried again
 _PERIOD_SECONDS = 600.0  # of the limit on requests for bars
@@ -53,6 +54,8 @@ class IbkrFeed(Listener):
         Waited after a bar's close for symbols still missing.
     clock : Clock
     sleep : callable
+    alert : callable
+        Told in words that no quotes come; once for each connection.
 
     Notes
     -----
@@ -70,8 +73,10 @@ class IbkrFeed(Listener):
         wait_seconds: float,
         clock: Clock,
         sleep: Sleep = asyncio.sleep,
+        alert: Callable[[str], None] = _log.warning,
     ) -> None:
         self.ended = False
+        self._alert = alert
         self._client, self._contracts, self._settings = client, contracts, settings
         self._interval, self._calendar = interval, calendar
         self._wait_seconds = wait_seconds
@@ -89,6 +94,7 @@ class IbkrFeed(Listener):
         self._builder: BarBuilder | None = None
         self._newest: datetime | None = None
         self._quiet_since: datetime | None = None
+        self._patience = SILENCE  # grows with each silence, so that quotes may be few
         self._quote_work: asyncio.Task[None] | None = None
         self._bar_work: asyncio.Task[None] | None = None
         self._dark = False  # TWS has no quotes for us
@@ -361,16 +367,25 @@ class IbkrFeed(Listener):
         if not self._client.ready or not self._symbols:
             return
         newest = max(filter(None, (self.newest_tick_at, self._quiet_since)), default=None)
-        if self._quotes and newest is not None and now - newest > SILENCE:
+        if self._quotes and newest is not None and now - newest > self._patience:
             if self._in_session(now):
-                _log.warning("no tick since %s: everything is subscribed anew", newest)
-                self._quiet_since = now
-                self._again(list(self._quotes))
+                self._end_silence(now, newest)
             return
         overdue = [symbol for symbol, moment in self._retry_at.items() if now >= moment]
         if overdue:
             self._again(overdue)
         self._ask_both_sides(now)
+
+    def _end_silence(self, now: datetime, newest: datetime) -> None:
+        """Subscribe everything anew; what that brings is no sign that quotes move again."""
+        words = f"no quote moved since {newest:%H:%M:%S} UTC: everything is subscribed anew"
+        if self._patience == SILENCE:
+            self._alert(words)
+        else:
+            _log.warning("%s", words)
+        self._patience = min(2 * self._patience, LONGEST_SILENCE)
+        self._quiet_since = now
+        self._again(list(self._quotes))
 
     def _ask_both_sides(self, now: datetime) -> None:
         """Quotes are subscribed anew of which not both sides came for a while."""
@@ -417,7 +432,7 @@ class IbkrFeed(Listener):
         """Subscribe anew where TWS has forgotten us; elsewhere the silence is watched."""
         if not self._symbols:
             return
-        self._dark = False
+        self._dark, self._patience = False, SILENCE
         if data_lost:
             self._forget_streams()
             self._mend()
@@ -432,7 +447,7 @@ class IbkrFeed(Listener):
             for stream in self._quotes.values():
                 stream.suspend()
         elif code == codes.QUOTE_FARM_UP:
-            self._dark = False
+            self._dark, self._patience = False, SILENCE
             self._quiet_since = self._clock.now()
 
 

@@ -1,6 +1,6 @@
 """Quotes and bars through a socket: the same numbers that the venue published, or none."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from decimal import Decimal
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dpa.simulation.tws.markets import planted_market
+from dpa.simulation.tws.markets import Book, planted_market
 from dpa.simulation.tws.venue import SimVenue
 from dpa.simulation.tws.words import Traits
 from dpa.trading.feed import FeedBar
@@ -21,7 +21,10 @@ from tests.trading.ibkr.rig import Rig, rig, run, venue_of
 
 @asynccontextmanager
 async def following(
-    venue: SimVenue | None = None, held: tuple[str, ...] = (), **settings: Any
+    venue: SimVenue | None = None,
+    held: tuple[str, ...] = (),
+    alert: Callable[[str], None] = print,
+    **settings: Any,
 ) -> AsyncIterator[tuple[Rig, IbkrFeed]]:
     """A feed of all names of a market of five-minute bars."""
     if venue is None:
@@ -35,6 +38,7 @@ async def following(
             venue.market.panel.calendar,
             2.0,
             r.clock,
+            alert=alert,
         )
         await feed.start(venue.market.panel.names, held)
         await settled(r, feed)
@@ -317,6 +321,44 @@ def test_silence_is_ended_by_subscribing_anew() -> None:  # fault 11
             assert not set(before.values()) & set(feed._numbers.values())
             await go_on(r, feed, 10)
             assert all(quote.sound for quote in feed.quotes().values())
+
+    run(scenario)
+
+
+def test_quotes_that_are_few_are_told_once_and_subscribed_ever_less_often() -> None:
+    async def scenario() -> None:
+        said: list[str] = []
+        market = planted_market(
+            seed=5, names=2, sessions=1, history=1, interval="5m", book=Book(quote_seconds=45)
+        )
+        async with following(venue_of(market=market), alert=said.append) as (r, feed):
+            times, numbers = 0, dict(feed._numbers)
+            for _ in range(60):
+                r.venue.wake_at(r.clock.now() + timedelta(seconds=10))
+                await go_on(r, feed, 10)
+                await settled(r, feed)
+                times += numbers != feed._numbers
+                numbers = dict(feed._numbers)
+            assert len(said) == 1
+            assert times == 1, "quotes that come every 45 s are no silence"
+            assert all(quote.sound for quote in feed.quotes().values())
+
+    run(scenario)
+
+
+def test_a_quiet_name_is_asked_for_anew_after_the_servers_are_back() -> None:  # fault 11
+    async def scenario() -> None:
+        async with following() as (r, feed):
+            r.fault(do="connectivity", seconds=5)
+            await r.settle()
+            r.fault(do="quotes", how="stale", symbol=r.symbol)
+            numbers = dict(feed._numbers)
+            assert not feed.quotes()[r.symbol].sound
+            await go_on(r, feed, 20)
+            await settled(r, feed)
+            quotes = ("reqMktData", r.symbol)
+            assert feed._numbers[quotes] != numbers[quotes]
+            assert feed.quotes()[r.symbol].sound
 
     run(scenario)
 
