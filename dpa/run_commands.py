@@ -11,11 +11,13 @@ from typing import Any
 from dpa.clock import SystemClock
 from dpa.errors import RunError
 from dpa.options import settings_options, typed
-from dpa.runs import RunDirectory, find_run, list_runs, promote
+from dpa.runs import RESULTS, RunDirectory, find_run, list_runs, promote
+from dpa.stores.places import Storage
 from dpa.text import columns
 
 Row = Mapping[str, str]
 HORIZONS = "horizons"  # the kind of a run of predictors
+IC = "ic.csv"  # among its tables
 MEASURES = ("net_sharpe", "net_sharpe_se", "dsr", "annual_return", "max_drawdown", "turnover")
 
 
@@ -57,10 +59,18 @@ def best_row(run: RunDirectory) -> Row | None:
     return rows[0] if rows else None
 
 
+def _found(reference: str, storage: Path | Storage) -> RunDirectory:
+    """A run with what it has left so far."""
+    run = find_run(reference, storage)
+    run.refresh()
+    return run
+
+
 def list_all(arguments: argparse.Namespace) -> None:
     """One line a run, oldest first."""
     lines = []
     for run in list_runs(arguments.storage):
+        run.fetch(RESULTS, f"{run.tables.name}/{IC}")
         manifest = run.read_manifest()
         predicts = manifest.kind == HORIZONS
         done = run.fits_done() if predicts else _trials_done(run)
@@ -91,7 +101,7 @@ def _best_trial(run: RunDirectory) -> str:
 
 def best_forecast(run: RunDirectory) -> Row | None:
     """The family and horizon with the largest t of its information coefficient."""
-    rows = [row for row in read_rows(run.tables / "ic.csv") if not math.isnan(number(row, "t"))]
+    rows = [row for row in read_rows(run.tables / IC) if not math.isnan(number(row, "t"))]
     return max(rows, key=lambda row: number(row, "t"), default=None)
 
 
@@ -114,11 +124,11 @@ def measured(row: Row) -> str:
 
 def show(arguments: argparse.Namespace) -> None:
     """What a run read, how far it is, its best trials and its baselines."""
-    run = find_run(arguments.run_name, arguments.storage)
+    run = _found(arguments.run_name, arguments.storage)
     manifest = run.read_manifest()
     data = manifest.data
     print(f"run       {manifest.run_id}  ({run.status()})")
-    print(f"directory {run.path}")
+    print(f"directory {run.shown()}")
     print(
         f"data      {data.source}: {len(data.names)} names, {data.n_bars} bars of {data.interval}, "
         f"{data.first_bar:%Y-%m-%d} to {data.last_bar:%Y-%m-%d}"
@@ -155,7 +165,7 @@ def _show_forecasts(run: RunDirectory) -> None:
             f"{fold.first_test:%Y-%m-%d} to {fold.last_test:%Y-%m-%d}"
             + (" (cut short)" if fold.partial else "")
         )
-    rows = read_rows(run.tables / "ic.csv")
+    rows = read_rows(run.tables / IC)
     if rows:
         print()
         print(ic_text(rows))
@@ -190,7 +200,7 @@ def results_table(rows: Sequence[Row], title: str = "trial") -> str:
 
 def promote_trial(arguments: argparse.Namespace) -> None:
     """Copy a trial's last model into best/."""
-    run = find_run(arguments.run_name, arguments.storage)
+    run = _found(arguments.run_name, arguments.storage)
     if run.read_manifest().kind == HORIZONS:
         raise RunError(
             f"{run.path.name}: is a run of predictors, which has no trials",
@@ -202,20 +212,23 @@ def promote_trial(arguments: argparse.Namespace) -> None:
         if best is None:
             raise RunError(f"{run.path.name}: no trial is finished", "resume the run first")
         trial = best["trial_id"]
-    print(f"{trial} -> {promote(run, trial, SystemClock())}")
+    promoted = promote(run, trial, SystemClock())
+    print(f"{trial} -> {run.shown(promoted.name)}")
 
 
 def report(arguments: argparse.Namespace) -> None:
     """Write report.html again from what is on disk."""
-    run = find_run(arguments.run_name, arguments.storage)
+    run = _found(arguments.run_name, arguments.storage)
     if run.read_manifest().kind == HORIZONS:
         from dpa.research.horizon_report import write_horizon_report
 
-        print(write_horizon_report(run.path))
-        return
-    from dpa.research.report import write_report
+        written = write_horizon_report(run.path)
+        run.publish(written.name)
+    else:
+        from dpa.research.closing import report_run
 
-    print(write_report(run.path))
+        written = report_run(run)
+    print(run.shown(written.name))
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -226,7 +239,7 @@ def compare(arguments: argparse.Namespace) -> None:
     RunError
         When some are runs of the grid and others of predictors.
     """
-    runs = [find_run(reference, arguments.storage) for reference in arguments.run_names]
+    runs = [_found(reference, arguments.storage) for reference in arguments.run_names]
     kinds = {str(run.read_manifest().kind): run.path.name for run in runs}
     if len(kinds) > 1:
         raise RunError(
@@ -254,9 +267,7 @@ def trials_compared(runs: Sequence[RunDirectory]) -> str:
 
 def forecasts_compared(runs: Sequence[RunDirectory]) -> str:
     """Information coefficients of runs of predictors: a line a family and horizon."""
-    tables = [
-        {_named(row): measured(row) for row in read_rows(run.tables / "ic.csv")} for run in runs
-    ]
+    tables = [{_named(row): measured(row) for row in read_rows(run.tables / IC)} for run in runs]
     names = dict.fromkeys(itertools.chain.from_iterable(tables))
     lines = [("status", *(run.status() for run in runs))]
     lines += [(name, *(table.get(name, "-") for table in tables)) for name in names]
