@@ -1,6 +1,7 @@
 """Blocks of features and fits as Ray tasks: what is missing is done, whatever order, once."""
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,9 +24,12 @@ from dpa.horizons.recipe import Recipe
 from dpa.horizons.training import SUMMARY, Task, run_task
 from dpa.market.session_grid import GridSource
 from dpa.telemetry import catalogue
+from dpa.telemetry.ids import about
+from dpa.telemetry.logs import log_to_files
 from dpa.telemetry.meters import Meters
 from dpa.validation.splits import Fold
 
+log = logging.getLogger("dpa.fits")
 DEATHS_FORGIVEN = 3  # times the process of one task may die
 POLL_SECONDS = 0.5
 
@@ -40,7 +44,10 @@ def block_task(source: GridSource, recipe: Recipe, span: BlockSpan, folder: Path
 @ray.remote(num_cpus=1, max_retries=DEATHS_FORGIVEN)
 def fit_task(task: Task, folds: Sequence[Fold], dataset: Dataset, recipe: Recipe, to: Path) -> None:
     """Fit one family on one fold."""
-    run_task(task, folds, dataset, recipe, to)
+    log_to_files(recipe.settings.logging, to.parent.parent, "fit")
+    with about(run_id=to.parent.name, trial=task.key):
+        run_task(task, folds, dataset, recipe, to)
+        log.info("fitted: %s", task.label)
 
 
 @dataclass

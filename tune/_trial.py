@@ -1,5 +1,6 @@
 """A trial of the grid as a Ray Tune trainable, and a baseline as a Ray task."""
 
+import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,8 +21,11 @@ from dpa.research.trials import ERROR, TrialRun, finish_baseline, numbers, recor
 from dpa.runs import RunDirectory
 from dpa.stores.mirror import Mirror
 from dpa.telemetry import catalogue
+from dpa.telemetry.ids import about
+from dpa.telemetry.logs import log_to_files
 from dpa.telemetry.meters import NO_METERS, Meters
 
+log = logging.getLogger("dpa.trials")
 # a lost node or a slow disk; anything else would only happen again
 WORTH_RETRYING = (OSError, RayError, TransientError)
 
@@ -44,6 +48,7 @@ class RollingTrial(tune.Trainable):
         """Remember which trial this is; the first step starts it, so that its errors are rows."""
         self._work = work
         self._begin(config)
+        log_to_files(self._trial.settings.logging, work.run.path.parent, "trial")
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Become another trial in the same process."""
@@ -74,12 +79,17 @@ class RollingTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Train and test one fold; an error of the trial itself ends it and becomes its row."""
+        with about(run_id=self._work.run.path.name, trial=self._trial.trial_id):
+            return self._step()
+
+    def _step(self) -> dict[str, Any]:
         try:
             return self._advance()
         except WORTH_RETRYING:
             raise  # Tune starts the trial again, and it goes on at the fold it lost
         except Exception as error:  # the edge of the process: the traceback goes to error.txt
             record_failure(self._kept.folder, error)
+            log.error("the trial failed: %s", error)
             self._kept.push([ERROR])
             self._meters.count(catalogue.TRIALS_ENDED, outcome="failed")
             return {"done": True, "status": "failed"}
@@ -97,6 +107,7 @@ class RollingTrial(tune.Trainable):
         measures = numbers(self._running.advance())
         folds_done, done = self._running.folds_done, self._running.done
         self._kept.push()  # before it is reported: what is reported is kept
+        log.info("%d of %d folds done", folds_done, len(self._trial.folds))
         self._meters.observe(catalogue.FOLD_SECONDS, clock.elapsed() - begun)
         self._meters.gauge(catalogue.TRIAL_FOLDS_DONE, folds_done, **self._tags)
         sharpe = measures.get("net_sharpe_so_far")
@@ -118,7 +129,10 @@ def baseline_task(name: str, work: Work, trial: Trial) -> str | None:
     with tempfile.TemporaryDirectory(prefix="dpa-baseline.") as scratch:
         kept = work.run.mirror(f"baselines/{name}", Path(scratch, name))
         try:
-            finish_baseline(name, trial, work.source, kept.folder, work.last_bar)
+            log_to_files(trial.settings.logging, work.run.path.parent, "baseline")
+            with about(run_id=work.run.path.name, trial=name):
+                finish_baseline(name, trial, work.source, kept.folder, work.last_bar)
+                log.info("the baseline is done")
             kept.push()
         except WORTH_RETRYING:
             raise

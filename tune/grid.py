@@ -5,6 +5,7 @@ dpa.research.rolling's, what a run leaves on disk is dpa.runs'.
 """
 
 import argparse
+import logging
 import os
 import shlex
 import signal
@@ -35,7 +36,10 @@ from dpa.research.plan import (
 )
 from dpa.runs import RunDirectory
 from dpa.stores.places import Storage
+from dpa.telemetry.ids import about
+from dpa.telemetry.logs import log_to_files
 
+log = logging.getLogger("dpa.grid")
 EXAMPLES = """examples:
   python tune/grid.py
   python tune/grid.py --data prices.parquet --start 2008-01-01 --end 2013-12-31
@@ -135,7 +139,9 @@ def run_grid(arguments: argparse.Namespace, console: Console, clock: Clock) -> i
             check_shared(storage)
             plan = replace(plan, history=shards_kept(plan.history, storage))
             run = directory_of(plan, storage, clock)
-            with run.lock():
+            log_to_files(plan.grid.settings.logging, run.path.parent, "grid")
+            with run.lock(), about(run_id=run.path.name):
+                log.info("the run begins, or goes on: %d trials", len(plan.trials))
                 run.set_status("running")
                 run.refresh()
                 announce(console, run, plan, url)
@@ -164,6 +170,7 @@ def finish(run: RunDirectory, console: Console, clock: Clock, interrupted: bool)
     with run.lock():
         run.set_status("interrupted" if interrupted else "complete")
         done = close_run(run, clock)
+    log.info("%d trials are done", done, extra={"run_id": run.path.name})
     console.print(closing_words(run), soft_wrap=True, highlight=False)
     return done
 

@@ -4,6 +4,7 @@ Wiring only: what is learned is dpa.horizons', what a run is and leaves is dpa.r
 """
 
 import argparse
+import logging
 import os
 import shlex
 import sys
@@ -43,7 +44,10 @@ from dpa.research.single import last_price_bars
 from dpa.runs import RunDirectory, check_storage, check_unchanged, find_run
 from dpa.simulation.planted_bars import IntradayMarket, simulate_bars
 from dpa.stores.places import Storage, plain_path
+from dpa.telemetry.ids import about
+from dpa.telemetry.logs import log_to_files
 
+log = logging.getLogger("dpa.horizons")
 PLANTED, PLANTED_SEED = "planted", 0
 EXAMPLES = """examples:
   python tune/horizons.py
@@ -172,7 +176,9 @@ def run_horizons(arguments: argparse.Namespace, console: Console, clock: Clock) 
                 ray.cloudpickle.register_pickle_by_value(module)
             check_shared(Storage(storage))
             run = run or run_directory(plan, _count(plan), storage, clock)
-            with run.lock():
+            log_to_files(plan.settings.logging, run.path.parent, "horizons")
+            with run.lock(), about(run_id=run.path.name):
+                log.info("the run of predictors begins, or goes on")
                 run.set_status("running")
                 announce(console, run, plan, url)
                 share_of_gpu = arguments.gpus_per_fit
@@ -223,6 +229,7 @@ def work(
         say_resume(console, run)
         return 1
     words = close_horizons(run, plan, recipe, dataset, storage, promote, clock)
+    log.info("the run is complete")
     console.print(words, soft_wrap=True, highlight=False)
     return 0
 
