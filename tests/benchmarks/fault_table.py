@@ -27,7 +27,7 @@ FAULTS = (
     ("killed between journal and send; after send before the ack",
      "a restart finds the order by its reference; exactly one order"),
     ("the gateway never answers a place",
-     "unknown; absence proved by open orders and executions; then a new number, the same intent"),
+     "unknown; absence proved by two complete looks; then a new number, the same intent"),
     ("10349, 161, 10148, 399 on a live order", "it stays live; nothing is sent again"),
     ("a fill just before the cancel's ack", "taken after the cancel; the position is right"),
     ("partial fills, then a cancel", "quantities and average price from price × quantity"),

@@ -39,6 +39,7 @@ def _random_fault(chance: random.Random, name: str) -> tuple[str, Entry]:
         ("words twice", {"do": "duplicate", "seconds": seconds}),
         ("words reordered", {"do": "reorder", "seconds": seconds}),
         ("fills late after a cancel", {"do": "slow_cancel", "cancel_seconds": 12, "seconds": 90}),
+        ("orders left out of lists", {"do": "withhold", "messages": [3, 5, 101], "seconds": 8}),
         ("statuses not told", {"do": "withhold", "messages": [3], "seconds": seconds}),
         ("fees late", {"do": "commission", "how": "late", "late_seconds": 30, "seconds": seconds}),
         ("fees early", {"do": "commission", "how": "early", "seconds": seconds}),
