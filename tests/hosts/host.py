@@ -127,6 +127,8 @@ def sshd_config(address: IPv4Address) -> str:
             "UsePAM no",
             "UseDNS no",
             "MaxStartups 50",
+            "ClientAliveInterval 5",
+            "ClientAliveCountMax 2",
             "MaxSessions 50",
             "Subsystem sftp internal-sftp",
             "",
@@ -166,9 +168,8 @@ class Host:
         (ssh / "sshd_config").write_text(sshd_config(self.address), encoding="utf-8")
         (ssh / "authorized_keys").write_text(public(key), encoding="utf-8")
         make_key(ssh / "host_key")
-        if self.is_operator:
-            shutil.copy(key, home / ".ssh" / "key")
-            (home / ".ssh" / "key").chmod(0o600)
+        shutil.copy(key, home / ".ssh" / "key")
+        (home / ".ssh" / "key").chmod(0o600)
 
     def boot(self) -> None:
         """Start the namespaces; they wait for :meth:`go`, and end with this process."""

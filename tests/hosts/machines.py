@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,7 @@ from tests.hosts.network import (
 )
 
 ROOT = Path("/var/tmp/dpa-hosts")
+MOUNTS = Path("/proc/self/mountinfo")
 LOCK, STATE = "lock", "state.json"
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -193,9 +194,10 @@ def end_recorded(folder: Path) -> None:
     """SIGKILL to the first processes of hosts that `folder` names, if they are still the same."""
     try:
         recorded = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        hosts = [(int(pid), int(begun)) for pid, begun in recorded.values()]
+    except (OSError, ValueError, TypeError, AttributeError):
         return
-    for pid, begun in recorded.values():
+    for pid, begun in hosts:
         if started(pid) == begun:
             os.kill(pid, signal.SIGKILL)
 
@@ -217,7 +219,7 @@ def remove(folder: Path) -> None:
     UserError
         Something is mounted below it, so that a removal would reach into another folder.
     """
-    mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+    mounts = MOUNTS.read_text(encoding="utf-8")
     if below := [line.split()[4] for line in mounts.splitlines()
                  if Path(line.split()[4]).is_relative_to(folder)]:  # fmt: skip
         raise UserError(f"{below[0]}: is mounted", f"umount it, then remove {folder}")
@@ -227,7 +229,7 @@ def remove(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def uninterrupted():  # type: ignore[no-untyped-def]
+def uninterrupted() -> Iterator[None]:
     """Ctrl-C and SIGTERM wait until the block is over: a second one does not stop the cleaning."""
     kinds = {signal.SIGINT, signal.SIGTERM}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, kinds)
