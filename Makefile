@@ -35,7 +35,7 @@ if [ -z "$${found:-}" ]; then \
 fi
 endef
 
-.PHONY: help install grid horizons serve paper test test-long test-ib-async fuzz bench bench-horizons bench-serving soak bench-trading soak-trading constraints clean
+.PHONY: help install grid horizons serve paper test test-long test-ib-async fuzz bench bench-horizons bench-serving soak bench-trading soak-trading cluster-test constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -129,6 +129,9 @@ bench-trading: $(INSTALLED_DEV) ## the part of them about orders: bar close to w
 
 soak-trading: $(INSTALLED_DEV) ## 20 simulated sessions in one process, a restart of the gateway every night
 	$(BIN)/python tests/benchmarks/soak_trading.py $(ARGS)
+
+cluster-test: $(INSTALLED_DEV) ## as root: a cluster of namespaces that loses workers (ARGS="--only grid", ARGS=--help)
+	@$(BIN)/python -m tests.hosts $(ARGS)
 
 constraints: $(INSTALLED_DEV) $(ASYNC_VENV)/.installed ## write down the versions installed in the virtual environment
 	@{ sed '/^[^#]/,$$d' constraints.txt; \
