@@ -702,6 +702,12 @@ class TradingConfig(Section):
         10.0, gt=0, le=3600, description="an order that waits longer to be sent is given up"
     )
     what_if: bool = Field(False, description="ask for margins before each order that adds risk")
+    unquoted_seconds: float = Field(
+        30.0, gt=0, le=3600, description="an exit without a quote waits so long for one, seconds"
+    )
+    unquoted_exit: Literal["collar", "market", "wait"] = Field(
+        "collar", description="then: a limit at the last price and the collar; wait: for a person"
+    )
     cash_difference: float = Field(
         0.005, gt=0, le=1, description="cash that no trade explains, share of NAV; more pauses"
     )

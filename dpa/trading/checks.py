@@ -280,7 +280,7 @@ def _price(
     at_market = intent.style in (Style.MARKET, Style.CLOSE)
     if quote is not None and quote.halted:
         return no(RefusalCode.QUOTE, "it is halted")
-    if not (reducing and at_market):
+    if not (reducing and (at_market or intent.style is Style.LIMIT)):
         seconds = settings.trading.quote_seconds
         if quote is None:
             return no(RefusalCode.QUOTE, "no quote")

@@ -10,7 +10,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol, runtime_checkable
 
@@ -39,7 +39,7 @@ from dpa.trading.events import (
     Severity,
     Valued,
 )
-from dpa.trading.exits import Exits, ageing_id
+from dpa.trading.exits import BLIND_STYLES, Exits, Unquoted, ageing_id
 from dpa.trading.feed import Feed, FeedBar, SharesLines
 from dpa.trading.hours import BarCloses, Hours
 from dpa.trading.intents import Leg, Price, Target, intent_for, next_leg
@@ -180,6 +180,7 @@ class Engine:
         self._publish, self._feed_kind, self._patient = publish, feed_kind, patient
         self._hours, self._grid = Hours(calendar), BarCloses(interval, calendar)
         self._exits = Exits(settings.trading, self._hours)
+        self._unquoted = Unquoted(settings.trading)
         self._costs = CostModel(settings.costs)
         self._book = BookOfAccounts(dealer.account, book)
         self._volatility = Volatility(parse_interval(interval).minutes)
@@ -248,6 +249,7 @@ class Engine:
         self._book.see_positions(positions, now)
         if isinstance(self._feed, SharesLines):
             self._feed.hold(positions)
+        self._unquoted.see(positions if self._hours.at(now) else (), quotes, now)
         for bar in self._feed.due(now):
             self._take(bar, quotes, now)
         await self._hear()
@@ -553,15 +555,21 @@ class Engine:
             del self._targets[symbol]
             self._leave_out(now, target.decision, symbol, leg.signed_shares, why)
             return None
+        overdue = not leg.purpose.adds and self._unquoted.is_overdue(symbol, now)
+        if overdue and target.style in BLIND_STYLES:
+            target = self._blind(target, now)
+        blind = overdue and self._unquoted.style is not None
         price = Price(
-            quote,
+            quote if leg.purpose.adds else self._unquoted.usable(quote, now),
             self._book.price(symbol),
             math.nan if sigma_day is None else sigma_day,
             self._adv.get(symbol, math.nan),
         )
         instrument = self._instruments.get(symbol)
         collar = self._settings.trading.collar_bps
-        made = intent_for(self._dealer.account, target, leg, price, instrument, collar, self._costs)
+        made = intent_for(
+            *(self._dealer.account, target, leg, price, instrument, collar, self._costs), blind
+        )
         if isinstance(made, str):  # it may have a quote again before the target ends
             self._leave_out(now, target.decision, symbol, leg.signed_shares, made)
             return None
@@ -569,6 +577,18 @@ class Engine:
             del self._targets[symbol]
             return None
         return made
+
+    def _blind(self, target: Target, now: datetime) -> Target:
+        """A target that must be reached although no quote came for long: by which order."""
+        style = self._unquoted.style
+        if self._unquoted.tell(target.symbol):
+            does = "it waits for a quote, or for a person to flatten"
+            if style is not None:
+                does = f"it is closed by a {style} order around the last price"
+            severity = Severity.CRITICAL if style is None else Severity.WARNING
+            words = f"{target.symbol} is to be closed and has no quote: {does}"
+            self._alert(now, severity, "exit-unquoted", words)
+        return target if style is None else replace(target, style=style)
 
     def _forbids(self, target: Target, leg: Leg, level: Level, now: datetime) -> str:
         """Why no risk is added towards a target; empty: it may be, or the leg adds none."""

@@ -1,14 +1,22 @@
-"""Exits that no forecast asks for: positions that are old, and the end of a session. Pure."""
+"""Exits that no forecast asks for, and exits for which no quote comes.
 
-from collections.abc import Mapping
+What closes positions that are old, and all at the end of a session, is pure. :class:`Unquoted`
+keeps since when a position has had no quote: an exit by a limit needs one, and where none comes
+there is a choice. A limit at the last price and the collar is the default: it never sells far below
+what was seen last, as an order at the market may where nobody quotes, and it does not wait for a
+person, as no order does.
+"""
+
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 from dpa.config import TradingConfig
 from dpa.trading.hours import Hours
 from dpa.trading.intents import Target
-from dpa.trading.types import Instrument, Purpose, Style
+from dpa.trading.types import Instrument, Purpose, Quote, Style
 
+BLIND_STYLES = (Style.ADAPTIVE, Style.LIMIT)  # of orders that need a quote
 AUCTION_CUTOFF = timedelta(minutes=10)  # orders for a close must be in; NYSE: 15:50 for 16:00
 AFTER_AUCTION = timedelta(minutes=5)  # until then fills of an auction are waited for
 
@@ -114,6 +122,49 @@ class Exits:
     def _date(self, now: datetime) -> date:
         stretch = self.hours.at(now)
         return now.date() if stretch is None else stretch.session
+
+
+class Unquoted:
+    """Since when positions have had no quote to trade on.
+
+    Parameters
+    ----------
+    config : TradingConfig
+    """
+
+    def __init__(self, config: TradingConfig) -> None:
+        self._config = config
+        self._since: dict[str, datetime] = {}
+        self._told: set[str] = set()
+
+    @property
+    def style(self) -> Style | None:
+        """Of an exit that has waited for long enough; none: it goes on waiting."""
+        return {"collar": Style.LIMIT, "market": Style.MARKET}.get(self._config.unquoted_exit)
+
+    def usable(self, quote: Quote | None, now: datetime) -> Quote | None:
+        """A quote that can be traded on now, else none."""
+        if quote is None or not quote.sound:
+            return None
+        young = now - quote.time <= timedelta(seconds=self._config.quote_seconds)
+        return quote if young else None
+
+    def see(self, held: Collection[str], quotes: Mapping[str, Quote], now: datetime) -> None:
+        """Look at what is held while its market is open."""
+        without = [s for s in held if self.usable(quotes.get(s), now) is None]
+        self._since = {symbol: self._since.get(symbol, now) for symbol in without}
+        self._told.intersection_update(without)
+
+    def is_overdue(self, symbol: str, now: datetime) -> bool:
+        """Whether a quote was waited for long enough."""
+        since = self._since.get(symbol)
+        return since is not None and now - since >= timedelta(seconds=self._config.unquoted_seconds)
+
+    def tell(self, symbol: str) -> bool:
+        """Whether it was not said yet that a symbol has no quote; from now on it was."""
+        new = symbol not in self._told
+        self._told.add(symbol)
+        return new
 
 
 def closing_id(session: date, number: int) -> str:

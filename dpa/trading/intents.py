@@ -142,6 +142,7 @@ def intent_for(
     instrument: Instrument | None,
     collar_bps: float,
     costs: CostModel,
+    unquoted: bool = False,
 ) -> Intent | str:
     """The intent of a leg, or in words why there can be none.
 
@@ -156,19 +157,22 @@ def intent_for(
     collar_bps : float
         Furthest a limit goes from the mid, bps.
     costs : CostModel
+    unquoted : bool
+        Whether an exit by a limit needs no quote: one was waited for in vain.
 
     Returns
     -------
     Intent or str
         `limit` is the far side of the quote within the collar for a limit order, the collar for
         an adaptive one, and none at the market and at the close. Without a sound quote only what
-        needs none can be made: reductions at the market or the close.
+        needs none can be made: reductions at the market or the close, or an exit at the collar
+        around the last price.
     """
     reference = price.reference
     if reference is None or not reference.is_finite() or reference <= 0:
         return "no price of it is known"
-    at_market = target.style in (Style.MARKET, Style.CLOSE)
-    if price.sound_quote is None and not (at_market and not leg.purpose.adds):
+    needs_none = target.style in (Style.MARKET, Style.CLOSE) or unquoted
+    if price.sound_quote is None and (leg.purpose.adds or not needs_none):
         return "its quote is missing or unsound"
     return Intent(
         id=intent_id(account, target.decision, target.symbol, leg.side, leg.purpose),
