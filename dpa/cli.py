@@ -78,6 +78,7 @@ def build_parser() -> OneLineParser:
     _add_simulate(commands)
     _add_serve(commands)
     _add_trading(commands)
+    _add_trace(commands)
     _add_cluster(commands)
     _add_metrics(commands)
     return parser
@@ -136,6 +137,12 @@ def _add_metrics(commands: Any) -> None:
     from dpa.telemetry.commands import add_metrics_commands
 
     add_metrics_commands(commands, add_command)
+
+
+def _add_trace(commands: Any) -> None:
+    from dpa.tracing.commands import add_trace_command
+
+    add_trace_command(commands, add_command, STORAGE)
 
 
 def _add_horizons(commands: Any) -> None:
