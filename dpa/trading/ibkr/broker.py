@@ -163,6 +163,7 @@ class IbkrBroker(Listener):
         self._lost_here = False
         try:
             await self.client.open()
+            self._forget_what_ended()
             self._choose_account()
             if self._keeper is None and not self._only_cancels:
                 await self._look_around()
@@ -188,6 +189,11 @@ class IbkrBroker(Listener):
                 f"{self.account}: its money is in {currency}, and everything here counts in USD",
                 "trade an account whose base currency is USD",
             )
+
+    def _forget_what_ended(self) -> None:
+        """Begin a connection: what it is asked tells of today's fees and ended orders again."""
+        self._orders = {k: known for k, known in self._orders.items() if not known.state.is_final}
+        self._fees.clear()
 
     def _choose_account(self) -> None:
         try:

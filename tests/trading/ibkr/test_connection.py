@@ -19,7 +19,7 @@ from dpa.trading.ibkr.client import TwsClient
 from dpa.trading.ibkr.codes import REFUSED, SILENT, UNREADABLE
 from dpa.trading.ibkr.pace import Urgency
 from dpa.trading.types import OrderState
-from tests.trading.ibkr.rig import BOUND, VERSIONS, codes, links, rig, run, venue_of
+from tests.trading.ibkr.rig import BOUND, VERSIONS, codes, fees, links, rig, run, venue_of
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -182,6 +182,27 @@ def test_after_a_loss_it_connects_again_with_higher_numbers(reset: bool) -> None
             await r.broker.cancel(order)
             await r.settle()
             assert r.said(order)[-1].state is OrderState.CANCELLED
+
+    run(scenario)
+
+
+def test_a_new_connection_keeps_in_mind_what_works_and_is_told_the_rest_again() -> None:
+    async def scenario() -> None:
+        async with rig() as r:
+            working, filled = await r.place(away=True), await r.place(shares=100)
+            await r.advance()
+            fee = fees(await r.broker.snapshot())
+            assert len(fee) == 1
+            for night in (1, 2, 3):
+                r.fault(do="disconnect", reset=True)
+                up = [True] + [False, True] * night
+                await r.until(lambda up=up: links(r.events) == up)  # type: ignore[misc]
+                assert [known.ref for known in r.broker._orders.values()] == [working.ref]
+                assert not r.broker._fees
+                snapshot = await r.broker.snapshot()
+                assert [fill.ref for fill in snapshot.executions] == [filled.ref]
+                assert fees(snapshot) == fee
+                assert [word.ref for word in snapshot.open_orders] == [working.ref]
 
     run(scenario)
 
