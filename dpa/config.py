@@ -590,7 +590,12 @@ class RiskConfig(Section):
         250_000.0, gt=0, description="most value of one order that adds risk, USD"
     )
     max_orders_per_minute: int = Field(
-        200, ge=1, le=100000, description="orders that add risk in any 60 seconds"
+        600,
+        ge=1,
+        le=100000,
+        description="orders that add risk in any 60 seconds, a brake on what runs away: each name "
+        "of a book of 500 once, and a fifth more; a wider book that may turn over at once needs "
+        "as many as it has names",
     )
 
 
@@ -696,10 +701,18 @@ class TradingConfig(Section):
         10.0, gt=0, le=3600, description="without a word on an order until the broker is asked"
     )
     messages_per_second: float = Field(
-        45.0, gt=0, le=1000, description="most messages to the broker, cancels first"
+        45.0,
+        gt=0,
+        le=1000,
+        description="most messages to the broker in a second, cancels first; TWS takes 50",
     )
     queue_seconds: float = Field(
-        10.0, gt=0, le=3600, description="an order that waits longer to be sent is given up"
+        30.0,
+        gt=0,
+        le=3600,
+        description="an order that waits longer to be sent is given up, a cancel never; 500 orders "
+        "take 14 s, and when sent each is checked and priced again by the quote of that moment; "
+        "a tenth of a bar of 5 minutes and half of order_seconds",
     )
     what_if: bool = Field(False, description="ask for margins before each order that adds risk")
     unquoted_seconds: float = Field(
