@@ -7,6 +7,7 @@ for their turn, and the loop has its own between two of them.
 import asyncio
 import logging
 from collections.abc import Iterator
+from contextvars import Context
 from typing import Any
 
 from dpa.trading.events import (
@@ -53,7 +54,9 @@ class EventLog:
     async def take(self, event: Event) -> None:
         """Log an event, then let others have their turn."""
         for level, words, ids in self._lines(event):
-            log.log(level, "%s", words, extra={"at": event.at, **ids})
+            extra = {"at": event.at, **ids}
+            # not with the ids of whoever published first: this runs in a task of that context
+            Context().run(log.log, level, "%s", words, extra=extra)
         await asyncio.sleep(0)
 
     def _lines(self, event: Event) -> Iterator[Line]:

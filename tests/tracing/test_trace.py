@@ -152,6 +152,7 @@ def test_a_decision_is_followed_to_its_fills_and_every_place_agrees(day: Day) ->
         assert refs == trace.subject.intents, place
     for hop in trace.hops:
         assert hop.ids.get("decision_id", intent.decision) == intent.decision
+        assert "reconciled" not in hop.what  # belongs to no decision, whenever it was logged
     assert [hop.time for hop in trace.hops] == sorted(hop.time for hop in trace.hops)
     assert {hop.time.date() for hop in trace.hops} == {DAY}  # the market's time everywhere
 
@@ -248,9 +249,11 @@ def test_lines_that_were_cut_and_files_that_are_damaged_are_notes(day: Day, tmp_
     fill = day.fill()
     logs = tmp_path / "logs"
     logs.mkdir()
-    (logs / "trader-1.jsonl").write_text(f'{{"exec_id": "{fill.exec_id}", "mess\n[1]\n')
+    (logs / "trader-1.jsonl").write_text(
+        f'{{"exec_id": "{fill.exec_id}", "mess\n["{fill.exec_id}"]\n'
+    )
     trace = follow(fill.exec_id, Sources(day.storage, logs))
-    assert "trader-1.jsonl: 1 lines cannot be read" in trace.notes
+    assert "trader-1.jsonl: 2 lines cannot be read" in trace.notes
     assert told_by(trace, "journal")
     assert (
         follow(fill.exec_id, Sources(day.storage, tmp_path / "none"))
