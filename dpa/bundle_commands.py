@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from dpa.horizons.bundle import (
     read_bundle_manifest,
 )
 from dpa.horizons.inference import BundleForecast
+from dpa.horizons.kept_bundles import BUNDLES, fetch_bundle, pinned
 from dpa.horizons.plugins import load_plugins
 from dpa.horizons.promotion import find_bundle, promote_bundle, read_pointer
 from dpa.horizons.types import BARRIERS, Doubles
@@ -27,6 +29,8 @@ from dpa.market.calendars import TradingCalendar
 from dpa.market.last_bars import last_bars
 from dpa.options import given_options, settings_from, settings_options, typed
 from dpa.runs import list_runs
+from dpa.stores.places import Storage
+from dpa.stores.store import StoreError
 from dpa.text import columns
 
 Table = list[tuple[str, ...]]
@@ -34,9 +38,12 @@ Table = list[tuple[str, ...]]
 
 def list_command(arguments: argparse.Namespace) -> None:
     """One line a run that has a bundle, oldest first; the promoted one is marked."""
-    storage = arguments.storage
+    storage: Storage = arguments.storage
     pointer = read_pointer(storage)
-    promoted = None if pointer is None else (storage / pointer["bundle"]).resolve()
+    if storage.store is not None:
+        _list_store(storage, "" if pointer is None else pointer["bundle"])
+        return
+    promoted = None if pointer is None else (storage.path / pointer["bundle"]).resolve()
     folders = [run.bundle for run in list_runs(storage) if (run.bundle / MANIFEST).is_file()]
     rows = [_line(folder.parent.name, folder, promoted) for folder in folders]
     if promoted is not None and promoted not in [folder.resolve() for folder in folders]:
@@ -46,6 +53,27 @@ def list_command(arguments: argparse.Namespace) -> None:
         return
     print(columns(("", "run", "bundle", "families", "horizons", "bars", "trained until"), rows))
     if promoted is not None:
+        print("\n* promoted: the one that is served")
+
+
+def _list_store(storage: Storage, promoted: str) -> None:
+    """Bundles that were promoted in a store once, and those of runs there."""
+    store = storage.store
+    if store is None:
+        return
+    places = [f"{BUNDLES}/{name}" for name in store.folders(BUNDLES)]
+    places += [f"{run.path.name}/{run.bundle.name}" for run in list_runs(storage)]
+    rows = []
+    for place in places:
+        with suppress(StoreError):
+            folder = fetch_bundle(store.below(place))
+            mark = "*" if place == promoted else ""
+            rows.append((mark, *_line(place, folder, None)[1:]))
+    if not rows:
+        print(f"no bundles under {storage}")
+        return
+    print(columns(("", "place", "bundle", "families", "horizons", "bars", "trained until"), rows))
+    if promoted:
         print("\n* promoted: the one that is served")
 
 
@@ -84,7 +112,7 @@ def _facts(folder: Path, manifest: BundleManifest) -> Table:
     arrays = ", ".join(name for name in manifest.needs if name != "cluster")
     names = manifest.names
     return [
-        ("bundle", str(folder)),
+        ("bundle", pinned(folder)),
         ("fingerprint", manifest.fingerprint),
         ("size", f"{size / 2**20:.2f} MiB in {len(manifest.files) + 1} files"),
         ("made", f"{manifest.created_at:%Y-%m-%d %H:%M} UTC by run {manifest.run_id}"),
@@ -148,7 +176,7 @@ def promote_command(arguments: argparse.Namespace) -> None:
     folder = find_bundle(arguments.reference, arguments.storage)
     load_plugins(_plugins(arguments))
     pointer = promote_bundle(folder, arguments.storage, SystemClock(), "hand")
-    print(f"{folder} -> {pointer}")
+    print(f"{pinned(folder)} -> {pointer}")
 
 
 def compare_command(arguments: argparse.Namespace) -> None:

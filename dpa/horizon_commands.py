@@ -5,9 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from dpa.options import OneLineParser, add_settings_options
+from dpa.stores.places import Storage
 
 Add = Callable[..., OneLineParser]
-BUNDLE = "a bundle: its folder, a run with one (id, start of the id, 'latest'), or 'promoted'"
+BUNDLE = (
+    "a bundle: its folder, a run with one (id, start of the id, 'latest'), 'promoted', or the URI "
+    "of one in a store"
+)
 TRANSFER_SECTIONS = ("data", "horizons", "families", "walk_forward")
 
 
@@ -67,10 +71,10 @@ def _add_bundle(commands: Any, add_command: Add, storage: str) -> None:
         parser = add_command(inner, name, f"dpa.bundle_commands:{name}_command", words, *typed)
         parser.add_argument(
             "--storage",
-            type=Path,
-            default=Path(storage),
-            metavar="PATH",
-            help=f"where runs are kept [{storage}]",
+            type=Storage.of,
+            default=Storage.of(storage),
+            metavar="PLACE",
+            help=f"where runs are kept: a path, or s3://bucket/prefix [{storage}]",
         )
         return parser
 
@@ -78,7 +82,12 @@ def _add_bundle(commands: Any, add_command: Add, storage: str) -> None:
     show = add("show", "what a bundle forecasts, from what, and how well", "promoted", "latest")
     show.add_argument("--json", action="store_true", help="print its manifest")
     verify = add("verify", "check every file, feature and forecast of a bundle", "promoted")
-    promotion = add("promote", "make a bundle the one that is served", "latest", "saved/bundle")
+    promotion = add(
+        "promote",
+        "make a bundle the one that is served",
+        "latest",
+        "saved/bundle --storage s3://bucket/runs",
+    )
     compare = add("compare", "what differs between bundles", "promoted latest")
     predict = add(
         "predict",

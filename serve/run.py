@@ -20,10 +20,12 @@ from dpa.cli import STORAGE, guarded
 from dpa.config import Settings
 from dpa.errors import ConfigError, DpaError
 from dpa.horizons.promotion import read_pointer
+from dpa.hosts.token import ensure_token
 from dpa.market.panel import Panel
 from dpa.market.shard_files import ShardManifest, write_shards
 from dpa.options import OneLineParser, add_settings_options, read_overrides, settings_from
 from dpa.simulation.planted_bars import IntradayMarket, simulate_bars
+from dpa.stores.places import plain_path
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = "demo"
@@ -63,6 +65,7 @@ SERVING_SECTIONS = (
 EXAMPLES = """examples:
   python serve/run.py
   python serve/run.py --storage runs --bundle promoted --data us_5min_bars.parquet
+  python serve/run.py --storage runs --bundle s3://bucket/runs --data us_5min_bars.parquet
   python serve/run.py --topology fused --http-port 8123 --no-replay
 """
 
@@ -79,7 +82,7 @@ def build_parser() -> OneLineParser:
     run = parser.add_argument_group("what is served")
     run.add_argument(
         "--storage",
-        type=Path,
+        type=plain_path,
         metavar="PATH",
         help=f"where runs are kept, bars and accounts beside them in serving/ [{STORAGE}/{DEMO}, "
         "an invented market]",
@@ -88,7 +91,8 @@ def build_parser() -> OneLineParser:
         "--bundle",
         default="promoted",
         metavar="BUNDLE",
-        help="a bundle's folder, a run with one, or promoted, which is followed [promoted]",
+        help="a bundle's folder, a run with one, or promoted, which is followed; or the URI of "
+        "one in a store, or of a storage there, whose promoted one is followed [promoted]",
     )
     run.add_argument(
         "--plugins",
@@ -201,6 +205,7 @@ def _serve(
             settings=given,
         )
     )
+    ensure_token()  # Ray would leave it readable by everybody
     context = ray.init(
         num_cpus=arguments.num_cpus,
         include_dashboard=not arguments.no_dashboard,
@@ -213,10 +218,11 @@ def _serve(
         signal.signal(number, lambda *_: stop.set())
     replay = None
     try:
-        http = {"host": serving["http_host"], "port": serving["http_port"]}
+        http = _http_options(serving)
         serve.start(http_options=http)
         serve.run(bound, name="dpa", route_prefix="/")
-        url = f"http://{http['host']}:{http['port']}"
+        scheme = "https" if serving["ssl_certificate"] else "http"
+        url = f"{scheme}://{http['host']}:{http['port']}"
         token = storage / "serving" / TOKEN
         print(_words(url, token, context.dashboard_url), flush=True)
         if replayed is not None and not arguments.no_replay:
@@ -234,6 +240,16 @@ def _serve(
         serve.shutdown()
         ray.shutdown()
     return 0
+
+
+def _http_options(serving: dict[str, Any]) -> dict[str, Any]:
+    """Where Serve listens, and with which certificate."""
+    return {
+        "host": serving["http_host"],
+        "port": serving["http_port"],
+        "ssl_certfile": serving["ssl_certificate"],
+        "ssl_keyfile": serving["ssl_key"],
+    }
 
 
 def _words(url: str, token: Path, dashboard: str) -> str:

@@ -22,6 +22,7 @@ from dpa.decision.types import Action, Reason, Snapshot
 from dpa.errors import DpaError
 from dpa.horizons.bundle import read_bundle_manifest
 from dpa.horizons.inference import BundleForecast
+from dpa.horizons.kept_bundles import pinned
 from dpa.horizons.promotion import find_bundle
 from dpa.horizons.types import Forecast
 from dpa.market.panel import Panel
@@ -204,8 +205,8 @@ class Graph:
         """
         async with self._swapping:
             try:
-                folder = await asyncio.to_thread(find_bundle, self.reference, self._storage)
-                wanted = read_bundle_manifest(folder).fingerprint
+                found = await asyncio.to_thread(find_bundle, self.reference, self._storage)
+                wanted, folder = read_bundle_manifest(found).fingerprint, pinned(found)
             except DpaError as e:
                 self._refuse("", str(e))
                 return False
@@ -214,14 +215,14 @@ class Graph:
                 return False
             known = self._refused
             waits = self._clock.elapsed() < self._again_at
-            if waits and known is not None and known["bundle"] == str(folder):
+            if waits and known is not None and known["bundle"] == folder:
                 return False
             try:
-                candidate: Candidate = await self._call(MARKET, "load", str(folder))
+                candidate: Candidate = await self._call(MARKET, "load", folder)
                 check_family_names(candidate.families, self._links.families)
                 await self._prepare(candidate)
             except DpaError as e:
-                self._refuse(str(folder), str(e))
+                self._refuse(folder, str(e))
                 return False
             await self._call(MARKET, "activate", candidate.model.fingerprint)
             self._refused = None

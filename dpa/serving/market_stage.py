@@ -5,6 +5,7 @@ bar again changes nothing and gives the same rows.
 """
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from dpa.horizons.inference import (
     predict_batch,
     start,
 )
+from dpa.horizons.kept_bundles import pinned
 from dpa.horizons.promotion import find_bundle
 from dpa.market.calendars import nanoseconds, utc_index
 from dpa.market.interval_specs import Horizon
@@ -36,10 +38,12 @@ from dpa.market.session_grid import on_session_grid, session_numbers
 from dpa.runs import write_atomically
 from dpa.serving.store import RowStore, pack, unpack
 from dpa.serving.types import Request, RequestError
+from dpa.stores.store import is_uri
 
 ACTIVE, ANCHOR = "active-bundle", "anchor"
 ADV_SESSIONS = 20  # whole sessions behind the average daily traded value
 FUTURE_SECONDS = 2.0  # that the client's clock may be ahead
+log = logging.getLogger("dpa.serving")
 KEEP = 2  # times the bars that the bundle in use needs
 
 
@@ -49,7 +53,13 @@ def read_active(storage: Path) -> Path | None:
         text = (storage / "serving" / ACTIVE).read_text(encoding="utf-8").strip()
     except OSError:
         return None
-    return Path(text) if text else None
+    if not is_uri(text):
+        return Path(text) if text else None
+    try:
+        return find_bundle(text, storage)
+    except DpaError as e:  # as if it were gone
+        log.warning("the bundle in use before: %s", e)
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +69,7 @@ class Model:
     Parameters
     ----------
     fingerprint, folder : str
+        What names it on every node.
     horizons : tuple of Horizon
     models : tuple of str
         Fingerprint of each family's model.
@@ -85,7 +96,7 @@ class Model:
         manifest = bundle.manifest
         return cls(
             manifest.fingerprint,
-            str(bundle.folder),
+            pinned(bundle.folder),
             bundle.recipe.horizons,
             tuple(manifest.families.values()),
             manifest.settings.horizons.target,
@@ -220,7 +231,7 @@ class MarketStage:
         now = pd.Timestamp(self._clock.now())
         wanted = self._wanted(bundle)
         self._served = _Served(bundle, Model.of(bundle), live, now, wanted, traded)
-        write_atomically(self._storage / "serving" / ACTIVE, f"{bundle.folder}\n")
+        write_atomically(self._storage / "serving" / ACTIVE, f"{pinned(bundle.folder)}\n")
         self._adv = None
 
     # bars on record
@@ -665,7 +676,7 @@ class MarketStage:
             return {
                 "version": manifest.short,
                 "fingerprint": manifest.fingerprint,
-                "folder": str(self._bundle.folder),
+                "folder": pinned(self._bundle.folder),
                 "horizons": list(manifest.horizons),
                 "families": list(manifest.families),
                 "interval": manifest.interval,

@@ -122,6 +122,7 @@ class FamilyStage:
         self, name: str, plugins: tuple[str, ...], storage: Path, threads: int = 1
     ) -> None:
         self.name, self._plugins, self._threads = name, plugins, threads
+        self._storage = storage
         self._pool = ThreadPoolExecutor(threads)
         self._lock = threading.Lock()
         self._loaded: dict[str, Family] = {}
@@ -170,10 +171,13 @@ class FamilyStage:
 
     def _family(self, fingerprint: str, folder: str) -> "Family":
         from dpa.horizons.bundle import HorizonBundle
+        from dpa.horizons.promotion import find_bundle
+        from dpa.stores.store import is_uri
 
         with self._lock:
             if fingerprint not in self._loaded:
-                family = HorizonBundle.load_family(Path(folder), self.name, self._plugins)
+                here = find_bundle(folder, self._storage) if is_uri(folder) else Path(folder)
+                family = HorizonBundle.load_family(here, self.name, self._plugins)
                 for old in list(self._loaded)[: 1 - KEPT_BUNDLES]:
                     del self._loaded[old]
                 self._loaded[fingerprint] = family
