@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from dpa.errors import DpaError
-from tests.hosts.host import SHARED, SOURCE, USER, Host, end, wait_for_port
+from tests.hosts.host import SOURCE, USER, Host, end, wait_for_port
 from tests.hosts.machines import REPOSITORY, Machines
 
 FILE = "cluster-onprem.yaml"
@@ -23,7 +23,7 @@ OBJECT_STORE = 100 * 2**20
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
 UP = {**TOKEN, "RAY_UP_enable_autoscaler_v2": "0"}
 BIN = str(REPOSITORY / ".venv" / "bin")
-UP_SECONDS, JOIN_SECONDS, LOOK_SECONDS = 300.0, 180.0, 0.5
+UP_SECONDS, JOIN_SECONDS, LOOK_SECONDS = 600.0, 600.0, 0.5
 
 
 def substituted(
@@ -107,9 +107,9 @@ class Cluster:
 
     def down(self) -> None:
         """``ray down``, and ``ray stop`` on the workers, as docs/clusters.md says."""
-        self.operator.run(f"{BIN}/ray", "down", "--yes", str(self.file), seconds=120.0, env=UP)
+        self.operator.run(f"{BIN}/ray", "down", "--yes", str(self.file), seconds=300.0, env=UP)
         for name in self.machines.names[1:]:
-            self.ssh(name, f"{SOURCE}/.venv/bin/ray stop", seconds=60.0)
+            self.ssh(name, f"{SOURCE}/.venv/bin/ray stop", seconds=120.0)
 
     def ssh(self, name: str, words: str, seconds: float = 60.0) -> str:
         """Run `words` on a host through ssh, as the operator; what it printed."""
@@ -126,7 +126,7 @@ class Cluster:
             "logging_level=logging.ERROR); "
             "print('\\n' + json.dumps([n for n in ray.nodes() if n['Alive']]))"
         )
-        done = self.head.attempt(f"{BIN}/python", "-c", code, seconds=60.0, env=TOKEN)
+        done = self.head.attempt(f"{BIN}/python", "-c", code, seconds=120.0, env=TOKEN)
         try:
             found: list[dict[str, Any]] = json.loads(done.stdout.strip().splitlines()[-1])
         except (IndexError, ValueError):
@@ -176,29 +176,6 @@ class Cluster:
             finally:
                 end(job)
 
-    def submit(self, *words: str, seconds: float) -> None:
-        """``ray job submit``, until the job has ended.
-
-        Raises
-        ------
-        DpaError
-            It failed.
-        """
-        with self.dashboard() as address:
-            self.operator.run(
-                f"{BIN}/ray", "job", "submit", "--address", address, "--", *words,
-                seconds=seconds, env=TOKEN,
-            )  # fmt: skip
-
-    def name_of(self, address: str) -> str:
-        """The host that has `address`."""
-        plan = self.machines.plan
-        return next(name for name in self.machines.names if str(plan.of(name)) == address)
-
-    def shared(self, *parts: str) -> Path:
-        """A path below the shared folder, as hosts see it."""
-        return SHARED.joinpath(*parts)
-
     def outside(self, *parts: str) -> Path:
-        """The same path, as this process sees it."""
+        """A path below the shared folder, as this process sees it."""
         return self.machines.shared.joinpath(*parts)

@@ -18,13 +18,13 @@ from tests.hosts.facts import Facts
 from tests.hosts.host import SHARED, SOURCE
 from tests.hosts.machines import REPOSITORY
 
-POINTS = ("--window=10,12,14", "--n-clusters=2,3", "--similarity-threshold=0.3")
+POINTS = ("--window=10,12", "--n-clusters=2,3", "--similarity-threshold=0.3")
 SIZES = ("--train-bars=40", "--test-bars=20", "--epochs=16")
-N_TRIALS, N_BARS = 6, 230
+N_TRIALS, N_BARS = 4, 230
 BYTES_THAT_COUNT = ("returns.parquet", "weights.parquet", "clusters.parquet",
                     "checkpoint/model.safetensors")  # fmt: skip
 MEASURED = ("seconds", "peak_memory_mb")  # columns of the tables that no run repeats
-RUN_SECONDS, LOOK_SECONDS = 420.0, 0.05
+RUN_SECONDS, LOOK_SECONDS = 1200.0, 0.05
 LOST_AT_MOST = 2  # folds
 Say = Callable[[str], None]
 
@@ -174,14 +174,10 @@ class GridScenario:
         one = self._timed("one host, 'python tune/grid.py'", "one", self._on_one)
         self._state(one, "one host, one core")
         plain = self._timed(f"{n} hosts, 'python tune/grid.py --address'", "plain", self._plain)
-        self._state(plain, f"{n} hosts, one core each, plain python")
-        job = self._timed(f"{n} hosts, 'ray job submit'", "job", self._submitted)
-        self._state(job, f"{n} hosts, one core each, submitted")
-        for name, other in (("plain", plain), ("submitted", job)):
-            self._same(f"{n} hosts ({name}) give what one gives", one, other)
-        self.facts.measured("code that ran", one.code()[:12])
-        if plain.code() != one.code():
-            self.facts.promised("the code is the same", "it was changed meanwhile", False)
+        self._state(plain, f"{n} hosts, one core each")
+        self._same(f"{n} hosts give what one gives", one, plain)
+        self.facts.promised("the code that ran is the same", one.code()[:12],
+                            one.code() == plain.code())  # fmt: skip
         self._killed(one)
         return self.facts
 
@@ -225,18 +221,12 @@ class GridScenario:
             f"--address={address}", seconds=RUN_SECONDS, env=TOKEN,
         )  # fmt: skip
 
-    def _submitted(self, storage: str) -> None:
-        self.cluster.submit(
-            "python", str(Path.home() / SOURCE / "tune" / "grid.py"), "--address=auto",
-            *arguments(storage), seconds=RUN_SECONDS,
-        )  # fmt: skip
-
     # the kill
 
     def _killed(self, one: Ran) -> None:
         cluster, storage = self.cluster, "killed"
         log = self.machines.folder / "killed.log"
-        self.say("grid: submitted again; a worker will be lost half-way")
+        self.say(f"grid: {len(self.machines.names)} hosts, 'ray job submit'; a worker will be lost")
         began = time.monotonic()
         with cluster.submitting(
             "python", str(Path.home() / SOURCE / "tune" / "grid.py"), "--address=auto",
@@ -276,7 +266,7 @@ class GridScenario:
         while time.monotonic() < until and job.poll() is None:
             folder = run_folder(self.cluster.outside(storage))
             saved = {} if folder is None else saved_folds(folder)
-            if folder is not None and sum(n == -1 for n in saved.values()) >= 1:
+            if folder is not None:
                 busy = [name for name in self.machines.names[1:]
                         if self.machines.hosts[name].runs("ray::Rolling")]  # fmt: skip
                 if busy and any(n >= 3 for n in saved.values()):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from dpa.errors import DpaError, UserError
+from dpa.errors import DpaError
 
 PROGRAMS = ("unshare", "nsenter", "setpriv", "ip", "mount", "sshd", "ssh", "ssh-keygen", "rsync")
 SBIN = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -21,7 +21,7 @@ USER = "root"
 SHARED = Path("/srv/dpa")
 SOURCE = "dpa-source"
 SHM = "600m"
-BOOT_SECONDS = 20.0
+BOOT_SECONDS = 120.0
 LOOK_SECONDS = 0.05
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -37,8 +37,8 @@ class Layout:
     shared : Path
         What every host sees at ``/srv/dpa``; plays the part of NFS.
     repository, environment : Path
-        The checkout and its virtual environment; the environment is shown to the host, the
-        checkout is not: at its place the host finds what was shipped to it.
+        The checkout and its virtual environment. A host sees the environment, with changes of its
+        own; at the place of the checkout it finds what was shipped to it, and the operator a copy.
     """
 
     folder: Path
@@ -83,17 +83,14 @@ def boot_script(layout: Layout, name: str, home: Path, is_operator: bool) -> str
     if base.is_relative_to(home):
         below = q(str(layout.home / base.relative_to(home)))
         lines += [f"mkdir -p {below}", f"mount --bind {q(str(base))} {below}"]
-    if not is_operator:
-        venv = f"{q(str(layout.home))}/{SOURCE}/.venv"
-        lines += [
-            f"mkdir -p {venv} {folder}/changed {folder}/scratch",
-            f"mount -t overlay overlay {venv}"
-            f" -o lowerdir={environment},upperdir={folder}/changed,workdir={folder}/scratch",
-            f"touch {venv}/.installed-sample",  # 'make install' has nothing to download
-            f"mount --rbind {q(str(layout.home))}/{SOURCE} {q(str(layout.repository))}",
-        ]
-    elif layout.repository.is_relative_to(home):
-        raise UserError(f"{layout.repository}: is in the home folder of root", "clone it elsewhere")
+    source, repository = f"{q(str(home))}/{SOURCE}", q(str(layout.repository))
+    venv = f"{q(str(layout.home))}/{SOURCE}/.venv"
+    lines += [
+        f"mkdir -p {venv} {folder}/changed {folder}/scratch",
+        f"mount -t overlay overlay {venv}"
+        f" -o lowerdir={environment},upperdir={folder}/changed,workdir={folder}/scratch",
+        f"touch {venv}/.installed-sample",  # 'make install' has nothing to download
+    ]
     lines += [
         f"mount --rbind {q(str(layout.home))} {q(str(home))}",
         "mount -t tmpfs tmpfs /run",
@@ -101,6 +98,7 @@ def boot_script(layout: Layout, name: str, home: Path, is_operator: bool) -> str
         f"exec 4>>{folder}/sshd.log",
         f"mount --bind {folder}/ssh /mnt",
         f"mount --bind {folder}/tmp /tmp",
+        f"mkdir -p {repository} && mount --rbind {source} {repository}",
         f"cd {q(str(home))}",
         "echo up",
         "read -r _",
@@ -146,7 +144,7 @@ class Host:
     address : IPv4Address
     layout : Layout
     is_operator : bool
-        Has no sshd, sees the checkout, and gives the commands.
+        Has no sshd, and gives the commands.
     """
 
     name: str
@@ -209,7 +207,7 @@ class Host:
                 f"--wd={where}", "env", "-i", *named, *words]  # fmt: skip
 
     def run(
-        self, *words: str, seconds: float = 60.0, env: Mapping[str, str] | None = None
+        self, *words: str, seconds: float = 120.0, env: Mapping[str, str] | None = None
     ) -> "subprocess.CompletedProcess[str]":
         """Run a command inside, and wait for it.
 
@@ -228,7 +226,7 @@ class Host:
         return done
 
     def attempt(
-        self, *words: str, seconds: float = 60.0, env: Mapping[str, str] | None = None
+        self, *words: str, seconds: float = 120.0, env: Mapping[str, str] | None = None
     ) -> "subprocess.CompletedProcess[str]":
         """As :meth:`run`, whatever it ends with."""
         try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from dpa.errors import UserError
-from tests.hosts.host import Host, Layout, make_key, missing_programs, wait_for_port
+from tests.hosts.host import SOURCE, Host, Layout, make_key, missing_programs, wait_for_port
 from tests.hosts.network import (
     OPERATOR,
     AddressPlan,
@@ -29,6 +29,8 @@ ROOT = Path("/var/tmp/dpa-hosts")
 MOUNTS = Path("/proc/self/mountinfo")
 LOCK, STATE = "lock", "state.json"
 REPOSITORY = Path(__file__).resolve().parents[2]
+PARTS = ("dpa", "tune", "serve", "Makefile", "pyproject.toml", "constraints.txt", "README.md",
+         "LICENSE", "cluster-onprem.yaml")  # fmt: skip
 
 
 @dataclass
@@ -67,6 +69,7 @@ class Machines:
                 host = Host(name, self.plan.of(name), layout, name == OPERATOR)
                 host.prepare(self.key, self.plan.table())
                 self.hosts[name] = host
+            copy_source(self.operator.layout.home / SOURCE)
             self.boot(OPERATOR)
             for name in self.names:
                 self.boot(name)
@@ -135,6 +138,17 @@ class Machines:
         pids = {name: [host.pid, started(host.pid)] for name, host in self.hosts.items()
                 if host.pid}  # fmt: skip
         (self.folder / STATE).write_text(json.dumps(pids), encoding="utf-8")
+
+
+def copy_source(folder: Path) -> None:
+    """The checkout as the operator has it: what is edited meanwhile does not reach the hosts."""
+    folder.mkdir(parents=True)
+    for name in PARTS:
+        if (REPOSITORY / name).is_dir():
+            without = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(REPOSITORY / name, folder / name, ignore=without)
+        else:
+            shutil.copy2(REPOSITORY / name, folder / name)
 
 
 def check_machine() -> None:

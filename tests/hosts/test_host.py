@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from dpa.errors import UserError
 from tests.hosts.host import Layout, boot_script, sshd_config
 
 HOME = Path("/root")
@@ -39,18 +38,17 @@ def test_folders_are_opened_before_they_are_hidden() -> None:
     assert max(used) <= hiding
 
 
-def test_a_worker_does_not_see_the_checkout_and_the_operator_does() -> None:
-    worker = boot_script(layout(), "worker1", HOME, False)
-    operator = boot_script(layout(), "operator", HOME, True)
-    assert "home'/dpa-source /opt/dpa\n" in worker
-    assert "/opt/dpa\n" not in operator
-    assert "sshd -D" in worker
-    assert "sshd" not in operator.replace("/run/sshd", "").replace("sshd.log", "")
+@pytest.mark.parametrize("repository", ["/opt/dpa", "/root/dpa", "/tmp/dpa"])
+def test_at_the_place_of_the_checkout_is_what_was_shipped(repository: str) -> None:
+    lines = boot_script(layout(repository), "worker1", HOME, False).splitlines()
+    at = lines.index(f"mkdir -p {repository} && mount --rbind /root/dpa-source {repository}")
+    hiding = [i for i, line in enumerate(lines) if line.endswith((" /tmp", " /root"))]
+    assert max(i for i in hiding if lines[i].startswith("mount")) < at
 
 
-def test_a_checkout_in_the_home_folder_would_be_hidden_from_the_operator() -> None:
-    with pytest.raises(UserError, match="clone it elsewhere"):
-        boot_script(layout("/root/dpa"), "operator", HOME, True)
+def test_the_operator_listens_on_nothing() -> None:
+    assert "sshd -D" in boot_script(layout(), "worker1", HOME, False)
+    assert "sshd -D" not in boot_script(layout(), "operator", HOME, True)
 
 
 def test_sshd_takes_keys_only_and_listens_on_its_own_address() -> None:

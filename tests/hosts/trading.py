@@ -20,7 +20,7 @@ SPEED = 400.0
 STORAGE = SHARED / "trade"
 SETTINGS = "trade.json"
 TRIES = 6  # to have the trader put on a worker
-TURN_SECONDS, LOOK_SECONDS = 240.0, 0.25
+TURN_SECONDS, LOOK_SECONDS = 900.0, 0.25
 Say = Callable[[str], None]
 Status = Mapping[str, Any]
 
