@@ -13,8 +13,9 @@ from dpa.hosts.source import Source
 
 OLDEST_PYTHON: Final = (3, 11)
 LEAST_GIGABYTES: Final = 8.0  # an environment with torch and its CUDA libraries
-# Time services keep machines within a tenth of a second of each other. Beyond this none works,
-# and bars, decisions and orders stamped on one node are judged by their age on another.
+# Time services keep machines within a tenth of a second of each other; beyond this none works.
+# Quotes and decisions stamped on one node are judged on another by an age of 5 s at most
+# (trading.quote_seconds, trading.decision_seconds), of which two clocks must not eat half.
 MOST_SKEW_SECONDS: Final = 2.0
 _NEEDED: Final = {
     "rsync": "Debian: apt-get install rsync",

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,14 +15,16 @@ from typing import Any, Final
 import yaml
 
 from dpa.errors import ConfigError
+from dpa.hosts._probe import source_hash
 from dpa.hosts.certificates import CERTIFICATE, KEY, NODES, ROOT
 from dpa.hosts.cluster_file import SOURCE, ClusterFile
 from dpa.hosts.problem import HostError
 from dpa.hosts.source import ALWAYS_EXCLUDED, STAMP, Source
 from dpa.hosts.ssh import guarded_path
 
+SNAPSHOT: Final = "source"  # what is shipped is a copy, which no edit changes on its way
 TLS_FOLDER: Final = "~/.ray/tls"
-_STEP: Final = re.compile(r"^\s*(\[\d+/\d+\] .*|New status: .*|Launch(ed|ing) a? ?new head.*)$")
+_STEP: Final = re.compile(r"(?:^| -- )\s*(\[\d+/\d+\] .*)$")
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 # Files that were shipped once and are no more: rsync leaves them, and Python would import them.
 _SWEEP: Final = """
@@ -36,12 +39,19 @@ for top in {name.split("/")[0] for name in shipped if "/" in name}:
             if not inside and os.path.relpath(path, root) not in shipped:
                 os.unlink(path)
 """
+# Ray's own log and its tracebacks, which only repeat that a command failed.
+_NOISE: Final = re.compile(
+    r"\.py:\d+ -- |^Traceback|^File \"|^\^|ClickException|^Shared connection|^make: (Enter|Leav)"
+    r"|not a problem with pip|Failed to setup head node|^!!!$"
+)
+_COMPLAINT: Final = re.compile(r"(?i)\berror\b|\w+Error\b|failed|cannot|denied|refused|not found")
 # What Ray's log says, and the cure. First match wins; the log is searched from its end.
 _CURES: Final = (
-    (r"401|authentication required|InvalidAuthToken|Unauthenticated",
+    (r"\b401\b|authentication required|InvalidAuthToken|Unauthenticated",
      "the token differs between here and there: 'dpa cluster down', then up again"),
     (r"cannot find .*rsync|rsync: (command )?not found", "install rsync on every machine"),
-    (r"Could not find a version|No matching distribution|Connection to pypi|HTTPSConnectionPool",
+    (r"Could not find a version|No matching distribution|HTTPSConnectionPool"
+     r"|NewConnectionError|Failed to establish a new connection",
      "pip could not fetch packages there: give the nodes a package index (PIP_INDEX_URL), or "
      "install ~/dpa-source/.venv by hand"),
     (r"No space left on device", "make room there"),
@@ -89,10 +99,14 @@ def rendered(cluster: ClusterFile, source: Source, folder: Path, tls: Path | Non
     """
     raw = dict(cluster.raw)
     mounts: Mapping[str, str] = raw.get("file_mounts") or {}
+    copied = folder / SNAPSHOT
     raw["file_mounts"] = {
-        **{there: str(cluster.local(here)) for there, here in mounts.items()},
-        f"{SOURCE}{STAMP}": str(folder / STAMP),
+        there: str(
+            copied / there.removeprefix(SOURCE) if there.startswith(SOURCE) else cluster.local(here)
+        )
+        for there, here in mounts.items()
     }
+    raw["file_mounts"][f"{SOURCE}{STAMP}"] = str(folder / STAMP)
     raw["rsync_exclude"] = list(dict.fromkeys([*ALWAYS_EXCLUDED, *raw.get("rsync_exclude", [])]))
     raw["setup_commands"] = [f"python3 -c '{_SWEEP}'", *raw.get("setup_commands", [])]
     if cluster.key:
@@ -103,8 +117,25 @@ def rendered(cluster: ClusterFile, source: Source, folder: Path, tls: Path | Non
 
 
 def write_rendered(text: str, source: Source, folder: Path) -> Path:
-    """Put down what :func:`rendered` made, and the stamp that travels with it."""
+    """Put down what :func:`rendered` made, the source as it is now, and the stamp beside it.
+
+    Raises
+    ------
+    ConfigError
+        When the source was changed since it was given its name.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    copied = folder / SNAPSHOT
+    shutil.rmtree(copied, ignore_errors=True)
+    try:
+        for name in source.files:
+            target = copied / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(Path(source.root) / name, target)
+    except FileNotFoundError as e:
+        raise ConfigError(f"{e.filename}: was removed meanwhile", "give the command again") from e
+    if source_hash(str(copied), source.files) != source.source:
+        raise ConfigError("the source was changed meanwhile", "give the command again")
     write_private(folder / STAMP, json.dumps(source.stamp(), indent=1, sort_keys=True))
     write_private(folder / "cluster.yaml", text)
     return folder / "cluster.yaml"
@@ -168,8 +199,9 @@ def run_with_log(
             for line in process.stdout:
                 plain = _COLOUR.sub("", line).rstrip()
                 file.write(plain + "\n")
-                if verbose or _STEP.match(plain):
-                    told(plain.strip())
+                step = _STEP.search(plain)
+                if verbose or step:
+                    told(f"  {step.group(1)}" if step and not verbose else plain)
             code = process.wait()
         except BaseException:
             end_group(process)
@@ -191,12 +223,15 @@ def end_group(process: "subprocess.Popen[str]", seconds: float = 10.0) -> None:
 
 
 def explained(command: str, code: int, log: Path) -> HostError:
-    """Why a command of Ray failed, from what it wrote."""
-    lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    """Why a command of Ray failed, from what it and the programs it ran wrote."""
+    text = log.read_text(encoding="utf-8")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     cure = f"the whole output is in {log}"
-    for line in reversed(lines[-80:]):
+    telling = [line for line in lines[-400:] if not _NOISE.search(line)]
+    for line in reversed(telling):
         for pattern, known in _CURES:
             if re.search(pattern, line):
-                return HostError(f"{command} failed: {line.strip()}", f"{known} ({cure})")
-    last = lines[-1].strip() if lines else f"code {code}"
+                return HostError(f"{command} failed: {line}", f"{known} ({cure})")
+    complaints = [line for line in telling if _COMPLAINT.search(line)]
+    last = (complaints or telling or [f"code {code}"])[-1]
     return HostError(f"{command} failed: {last}", cure)

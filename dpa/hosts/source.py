@@ -35,6 +35,8 @@ class Source:
         Version of Ray here.
     files : tuple of str
         Names under ``~/dpa-source``.
+    root : str
+        The checkout here.
     """
 
     version: str
@@ -44,6 +46,7 @@ class Source:
     code: str
     ray: str
     files: tuple[str, ...]
+    root: str
 
     @property
     def words(self) -> str:
@@ -55,7 +58,9 @@ class Source:
 
     def stamp(self) -> dict[str, Any]:
         """What is written beside the source on each node; the same source, the same stamp."""
-        return asdict(self)
+        said = asdict(self)
+        del said["root"]  # a path of this machine
+        return said
 
 
 def source_of(cluster: ClusterFile) -> Source:
@@ -101,6 +106,7 @@ def source_of(cluster: ClusterFile) -> Source:
         code=code_hash(),
         ray=metadata.version("ray"),
         files=tuple(names),
+        root=root,
     )
 
 

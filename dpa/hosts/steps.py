@@ -230,32 +230,46 @@ def await_workers(site: Site, seconds: float, tell: Tell) -> None:
                 tell(f"  {host} has joined ({len(seen)} of {len(wanted)})")
             if wanted <= seen:
                 return
-            if site.clock.elapsed() - begun > seconds:
-                raise never_joined(site, sorted(wanted - seen), sorted(seen - wanted), seconds)
-            site.ssh.run(site.cluster.head, "sleep", "2", seconds=30.0)
+            waited = site.clock.elapsed() - begun
+            for host in sorted(wanted - seen):
+                said = complaint_of_head(site, host)
+                if said or waited > seconds:
+                    raise never_joined(site, host, sorted(seen - wanted), waited, said)
+            site.ssh.run(site.cluster.head, "sleep", "3", seconds=60.0)
+
+
+# What the head's autoscaler writes when it gives up on a worker, and its reason above.
+_COMPLAINT: Final = """
+tac /tmp/ray/session_latest/logs/monitor.out 2>/dev/null | sed 's/\\x1b\\[[0-9;]*m//g' |
+  sed -n "/NodeUpdater: $1: .*failed/,\\$p" |
+  grep -E -m 1 '^[A-Za-z.]*(Exception|Error): |rror: |denied|refused|timed out' || true
+"""
+
+
+def complaint_of_head(site: Site, host: str) -> str:
+    """Why the head has given a worker up; empty while it has not."""
+    assert site.ssh is not None
+    words = ("bash", "-c", _COMPLAINT, "bash", host)
+    try:
+        said = site.ssh.run(site.cluster.head, *words, seconds=60.0).out.strip()
+    except ProblemFound:
+        return ""
+    return said[:300]
 
 
 def never_joined(
-    site: Site, missing: Sequence[str], unknown: Sequence[str], seconds: float
+    site: Site, host: str, unknown: Sequence[str], waited: float, said: str
 ) -> HostError:
-    """What can be told about workers that did not join."""
-    assert site.ssh is not None
-    pattern = r"\([0-9]+\)|error|Error|fail|denied|refused|timed out"
-    logs = "/tmp/ray/session_latest/logs/monitor.out /tmp/ray/session_latest/logs/monitor.log"
-    command = f"cat {logs} 2>/dev/null | grep -E '{pattern}' | tail -n 1"
-    try:
-        said = site.ssh.run(site.cluster.head, "bash", "-c", command, seconds=30.0).out.strip()
-    except ProblemFound:
-        said = ""
-    what = f"{', '.join(missing)}: never joined, {seconds:g} s after the head was up"
-    if unknown:
-        what += f" (but {', '.join(unknown)} did: name machines by the address Ray takes)"
+    """A worker that did not join, with all that can be told about it."""
+    what = f"{host}: has not joined, {waited:.0f} s after the head was up"
     if said:
-        what += f"; the head's last complaint: {said[-200:]}"
+        what += f"; the head has given it up: {said}"
+    if unknown:
+        what += f" (but {', '.join(unknown)} did: name machines by the address that Ray takes)"
     return HostError(
         what,
-        "see how the head starts them: ssh "
-        f"{site.cluster.user}@{site.cluster.head} tail -n 50 {logs.split()[1]}",
+        f"the same command again tries again; the head's log: ssh {site.cluster.user}@"
+        f"{site.cluster.head} less -R /tmp/ray/session_latest/logs/monitor.out",
     )
 
 

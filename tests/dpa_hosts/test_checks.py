@@ -23,6 +23,7 @@ SOURCE = Source(
     code="7" * 64,
     ray="2.60.0",
     files=("dpa/a.py",),
+    root="/checkout",
 )
 GOOD = Node(
     host="10.0.0.1",
