@@ -607,6 +607,13 @@ class ServingConfig(Section):
     )
     http_host: str = Field("127.0.0.1", description="address listened on")
     http_port: int = Field(8000, ge=1, le=65535, description="port listened on")
+    reads_need_token: bool | None = Field(
+        None, description="ask for the token to read, too; none: unless bound to loopback"
+    )
+    ssl_certificate: str | None = Field(
+        None, description="file of the certificate for HTTPS, with ssl_key; none: HTTP"
+    )
+    ssl_key: str | None = Field(None, description="file of its private key")
     body_megabytes: float = Field(8.0, gt=0, le=1024, description="largest request body, MB")
     history_megabytes: float = Field(
         256.0, gt=0, le=4096, description="largest history sent to POST /v1/history, MB"
@@ -637,6 +644,12 @@ class ServingConfig(Section):
         1.0, gt=0, le=3600, description="how often the promoted bundle is looked at, seconds"
     )
     page_seconds: float = Field(2.0, gt=0, le=3600, description="how often the page asks, seconds")
+
+    @model_validator(mode="after")
+    def _whole_pair(self) -> "ServingConfig":
+        if (self.ssl_certificate is None) != (self.ssl_key is None):
+            raise ValueError("ssl_certificate and ssl_key: give both, or neither")
+        return self
 
 
 class TradingConfig(Section):

@@ -30,6 +30,7 @@ from dpa.cli import STORAGE, guarded
 from dpa.config import TRADING_SECTIONS, DataConfig, Settings
 from dpa.errors import ConfigError, DataError, DpaError
 from dpa.horizons.promotion import find_bundle
+from dpa.hosts.token import ensure_token
 from dpa.market.calendars import TradingCalendar, as_date
 from dpa.options import OneLineParser, add_settings_options, read_overrides, settings_from
 from dpa.runs import write_atomically
@@ -219,6 +220,7 @@ def served(plan: Plan) -> Iterator[str]:
     sections = set(TRADING_SECTIONS[:-3]) | {"data"}
     tree = plan.settings.model_dump(mode="json", include=sections)
     bound = app(Arguments(storage=str(plan.storage), bundle=plan.bundle, settings=tree))
+    ensure_token()  # Ray would leave it readable by everybody
     ray.init(
         address="local",
         namespace="dpa",

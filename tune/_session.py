@@ -1,9 +1,7 @@
 """The Ray session of a grid: start one here, or join a running cluster, and check it first."""
 
 import logging
-import os
 import socket
-import stat
 import subprocess
 import sys
 import tempfile
@@ -17,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import dpa
 from dpa.errors import ClusterUnavailable, DpaError, RunError
+from dpa.hosts.token import ensure_token
 from dpa.stores.places import Storage
 from dpa.stores.store import Store
 
@@ -59,6 +58,7 @@ def session(address: str | None, num_cpus: int | None, dashboard: bool) -> Itera
             runtime_env={"py_modules": [package]},
         )
     else:
+        ensure_token()  # Ray would leave it readable by everybody
         context = ray.init(
             num_cpus=num_cpus,
             include_dashboard=dashboard,
@@ -66,7 +66,6 @@ def session(address: str | None, num_cpus: int | None, dashboard: bool) -> Itera
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    protect_token()
     try:
         yield context.dashboard_url or ""
     finally:
@@ -105,16 +104,6 @@ def _check_port(address: str) -> None:
     except (OSError, OverflowError) as e:
         reason = getattr(e, "strerror", None) or str(e)
         raise ClusterUnavailable(f"--address {address}: cannot be reached ({reason})", CURE) from e
-
-
-def protect_token() -> None:
-    """Make Ray's authentication token readable by its owner only; Ray leaves it to everyone."""
-    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
-    try:
-        if token.is_file() and stat.S_IMODE(token.stat().st_mode) & 0o077:
-            token.chmod(0o600)
-    except OSError:  # another user's file, put there by the administrator: not ours to change
-        return
 
 
 def gpus_per_trial() -> float:

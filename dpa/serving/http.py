@@ -12,6 +12,7 @@ import json
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from ipaddress import ip_address
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from fastapi import Depends, FastAPI, Query, Security
@@ -29,7 +30,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dpa import __version__
 from dpa.clock import Clock, SystemClock
-from dpa.config import Settings
+from dpa.config import ServingConfig, Settings
 from dpa.errors import ClusterUnavailable, DataError, DpaError, TransientError
 from dpa.serving.meters import Meters
 from dpa.serving.page import page_policy
@@ -547,7 +548,8 @@ def make_app(
     ----------
     desk : Desk
     settings : Settings
-        Section `serving`: ``body_megabytes``, ``max_symbols``, ``request_seconds``, ``http_host``.
+        Section `serving`: ``body_megabytes``, ``max_symbols``, ``request_seconds``, ``http_host``,
+        ``reads_need_token``.
     token : str
         What ``Authorization: Bearer`` must say wherever state may change: decisions and forecasts
         (they take bars in), histories, halting and resuming. Empty: none is asked for, which is
@@ -585,6 +587,7 @@ def make_app(
     )
     _handle_errors(app)
     secured: Any = {"dependencies": [Security(_Bearer(token))]}
+    readable = _readable(serving, token)
     kept: set[asyncio.Task[Any]] = set()
 
     async def in_time(answer: Awaitable[Answer]) -> Answer:
@@ -684,6 +687,7 @@ def make_app(
             **_answer(DecisionAnswer, 404, 422, 503),
             304: {"description": "it is the one named in If-None-Match"},
         },
+        **readable,
     )
     async def latest(
         request: HttpRequest,
@@ -713,6 +717,7 @@ def make_app(
         tags=["service"],
         summary="The bundle in use",
         responses=_answer(BundleAnswer, 422, 503),
+        **readable,
     )
     async def bundle() -> Response:
         """What forecasts are made with, and the bundle that was refused last."""
@@ -785,14 +790,18 @@ def make_app(
         """Ends a halt or a lasting flattening; limits count from now."""
         return await set_risk(request, account, "resume")
 
-    _add_trading(app, trader or NoTrader(), secured, in_time)
+    _add_trading(app, trader or NoTrader(), secured, readable, in_time)
     _add_pages(app, page)
     _complete_openapi(app, serving.max_symbols)
     return app
 
 
 def _add_trading(
-    app: FastAPI, trader: Trader, secured: dict[str, Any], in_time: Callable[..., Any]
+    app: FastAPI,
+    trader: Trader,
+    secured: dict[str, Any],
+    readable: dict[str, Any],
+    in_time: Callable[..., Any],
 ) -> None:
     """What the trader is asked and told."""
 
@@ -804,6 +813,7 @@ def _add_trading(
             **_answer(TradingAnswer, 422, 503),
             204: {"description": "no trader runs, and `quiet` was given"},
         },
+        **readable,
     )
     async def trading(
         quiet: Annotated[bool, Query(description="204 instead of 503 where none runs")] = False,
@@ -821,6 +831,7 @@ def _add_trading(
         tags=["trading"],
         summary="Orders that may still be filled",
         responses=_answer(OrdersAnswer, 422, 503),
+        **readable,
     )
     async def orders() -> Response:
         """Those that are known to the journal and not over."""
@@ -903,6 +914,27 @@ class _Bearer(HTTPBearer):
                 "the token is wrong" if header else "a token is needed",
                 "send 'Authorization: Bearer TOKEN' with what runs/serving/token holds",
             )
+
+
+def _readable(serving: ServingConfig, token: str) -> dict[str, Any]:
+    """What an operation that only reads asks for: the token, wherever others may reach it.
+
+    The file of ``serve deploy`` has its own address to listen at; so where nothing was chosen, a
+    connection that was not made to loopback asks for the token, too.
+    """
+    bearer, chosen = _Bearer(token), serving.reads_need_token
+    if chosen if chosen is not None else allowed_hosts(serving.http_host) is None:
+        return {"dependencies": [Security(bearer)]}
+    if chosen is not None:
+        return {}
+
+    async def beyond_loopback(request: HttpRequest) -> None:
+        address = (request.scope.get("server") or ("",))[0]
+        with contextlib.suppress(ValueError):
+            if not ip_address(address).is_loopback:
+                await bearer(request)
+
+    return {"dependencies": [Depends(beyond_loopback)]}
 
 
 async def _known_query(request: HttpRequest) -> None:

@@ -454,6 +454,40 @@ def test_reading_needs_no_token(path: str) -> None:
     assert ask(app_of(), "GET", path).status_code == 200
 
 
+READS = ["/v1/bundle", "/v1/decisions/latest", "/v1/trading", "/v1/trading/orders"]
+GOOD = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.mark.parametrize("path", READS)
+@pytest.mark.parametrize(
+    ("settings", "base"),
+    [
+        ({"http_host": "0.0.0.0"}, "http://10.0.0.5:8000"),
+        ({"http_host": "192.0.2.7"}, "http://192.0.2.7:8000"),
+        ({"reads_need_token": True}, HERE),
+        ({}, "http://10.0.0.5:8000"),  # the proxy was bound otherwise, by the file of serve deploy
+    ],
+)
+def test_reading_needs_the_token_wherever_others_may_reach_it(
+    path: str, settings: dict[str, Any], base: str
+) -> None:
+    app = app_of(settings=settings_with(**settings))
+    loopback = {"Host": "127.0.0.1"}  # as a stranger could say, too
+    for header in ({}, {"Authorization": "Bearer old"}):
+        refusal(ask(app, "GET", path, base, headers=header | loopback), 401, "unauthorized")
+    assert ask(app, "GET", path, base, headers=GOOD | loopback).status_code != 401
+    for open_path in ("/", "/healthz", "/readyz"):
+        answer = ask(app, "GET", open_path, base, headers=loopback)
+        assert answer.status_code == 200
+
+
+def test_reading_without_a_token_can_be_chosen() -> None:
+    app = app_of(settings=settings_with(http_host="0.0.0.0", reads_need_token=False))
+    assert ask(app, "GET", "/v1/bundle", "http://10.0.0.5:8000").status_code == 200
+    shown = app_of(settings=settings_with(reads_need_token=True)).openapi()["paths"]
+    assert all("security" in shown[path]["get"] for path in READS)
+
+
 def test_every_operation_that_writes_is_documented_to_need_the_token() -> None:
     for path, operations in app_of().openapi()["paths"].items():
         for method, operation in operations.items():
