@@ -101,7 +101,10 @@ def add_cluster_commands(commands: Any, add_command: Add) -> None:
     submit.add_argument(
         "--working-dir", metavar="DIR", help="folder that travels with the job, and that it runs in"
     )
-    submit.add_argument("entrypoint", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
+    submit.add_argument(
+        "entrypoint", nargs="+", metavar="COMMAND", help="after --, with its own options"
+    )
+    submit.usage = "%(prog)s [options] FILE -- COMMAND ..."
     logs = add(
         "logs",
         "what a job wrote; without a job, which there are",
@@ -228,9 +231,15 @@ def logs_command(arguments: argparse.Namespace) -> int:
     environ = site.environ
     try:
         with tunnel(site.cluster, site.rendered, site.ssh, environ, site.clock) as url:
+            known = jobs.list_jobs(url, read_token())
             if arguments.job is None:
-                print(_job_table(jobs.list_jobs(url, read_token())))
+                print(_job_table(known))
                 return 0
+            if arguments.job not in map(jobs.job_name, known):
+                raise ConfigError(
+                    f"there is no job {arguments.job}",
+                    f"see which there are: dpa cluster logs {arguments.file}",
+                )
             if arguments.stop:
                 return jobs.stop(url, arguments.job, environ)
             return jobs.show_logs(url, arguments.job, environ, arguments.follow)

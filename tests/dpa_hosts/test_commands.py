@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dpa.cli import main
+from dpa.cli import build_parser, main
 from dpa.clock import SystemClock
 from dpa.errors import ConfigError
 from dpa.hosts import jobs
@@ -103,11 +103,21 @@ def test_down_asks_and_stops_what_a_node_has(
     assert "give --yes" in capsys.readouterr().err
 
 
+def test_options_of_submit_stand_on_either_side_of_the_file_and_the_commands_own_after() -> None:
+    for line in (
+        "cluster submit c.yaml --no-wait --job j -- sleep --no-wait 3",
+        "cluster submit --no-wait --job j c.yaml -- sleep --no-wait 3",
+    ):
+        arguments = build_parser().parse_args(line.split())
+        assert (arguments.no_wait, arguments.job) == (True, "j")
+        assert arguments.entrypoint == ["sleep", "--no-wait", "3"]
+
+
 def test_what_is_missing_on_the_command_line_is_said(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["cluster", "submit", str(place)]) == 2
-    assert "there is nothing to run" in capsys.readouterr().err
+    assert "required: COMMAND" in capsys.readouterr().err
     assert main(["cluster", "logs", str(place), "--follow"]) == 2
     assert "JOB: is missing" in capsys.readouterr().err
 
