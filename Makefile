@@ -35,7 +35,7 @@ if [ -z "$${found:-}" ]; then \
 fi
 endef
 
-.PHONY: help install grid horizons serve paper test test-long test-ib-async fuzz bench bench-horizons bench-serving soak bench-trading soak-trading cluster-test constraints clean
+.PHONY: help install grid horizons serve paper test test-long dashboards-test test-ib-async fuzz bench bench-horizons bench-serving soak bench-trading soak-trading cluster-test constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -83,6 +83,9 @@ test: $(INSTALLED_DEV) $(ASYNC_VENV)/.installed ## install, then ruff, mypy, imp
 
 test-long: $(INSTALLED_DEV) ## the tests that take minutes: documented walk-throughs, drivers and actors killed in the middle
 	$(PYTEST) -m long $(ARGS)
+
+dashboards-test: $(INSTALLED_DEV) ## a live run under a real Prometheus: every panel has data (DPA_PICTURES=1 draws them)
+	OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)" $(BIN)/python -m pytest -p no:randomly tests/telemetry/live_dashboards.py $(ARGS)
 
 $(ASYNC_VENV)/.installed: Makefile pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing ib_async into $(ASYNC_VENV)"
