@@ -360,14 +360,18 @@ class Desk:
 
         connection.sendMsg = watched
 
-    async def until(self, true: Callable[[], bool], seconds: float = 60.0) -> None:
-        """Wait until something is so."""
+    async def until(
+        self, true: Callable[[], bool], seconds: float = 60.0, awake: bool = False
+    ) -> None:
+        """Wait until something is so; `awake`: the trader steps meanwhile, due or not."""
         ends = time.monotonic() + seconds
         while not true():
             if time.monotonic() > ends:
                 live = len(self.dealer.live_orders)
                 raise TimeoutError(f"{live} live orders, alerts {self.alerts[-3:]}")
-            await asyncio.sleep(0.005)
+            if awake:
+                self.engine.wake.set()
+            await asyncio.sleep(0.02 if awake else 0.005)
 
     async def quiet(self) -> None:
         """Nothing works, and all that was said has been heard."""
