@@ -79,6 +79,7 @@ def build_parser() -> OneLineParser:
     _add_serve(commands)
     _add_trading(commands)
     _add_trace(commands)
+    _add_mcp(commands)
     _add_cluster(commands)
     _add_metrics(commands)
     return parser
@@ -143,6 +144,12 @@ def _add_trace(commands: Any) -> None:
     from dpa.tracing.commands import add_trace_command
 
     add_trace_command(commands, add_command, STORAGE)
+
+
+def _add_mcp(commands: Any) -> None:
+    from dpa.mcp.commands import add_mcp_command
+
+    add_mcp_command(commands, add_command, STORAGE)
 
 
 def _add_horizons(commands: Any) -> None:
