@@ -5,7 +5,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from dpa.errors import DpaError
-from tests.hosts.host import SOURCE, USER, Host, end, wait_for_port
+from tests.hosts.host import SBIN, SOURCE, USER, Host, end, wait_for_port
 from tests.hosts.machines import REPOSITORY, Machines
 
 FILE = "cluster-onprem.yaml"
@@ -21,9 +21,9 @@ KEY = "~/.ssh/key"
 DASHBOARD_PORT = 8265
 OBJECT_STORE = 100 * 2**20
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
-UP = {**TOKEN, "RAY_UP_enable_autoscaler_v2": "0"}
 BIN = str(REPOSITORY / ".venv" / "bin")
-UP_SECONDS, JOIN_SECONDS, LOOK_SECONDS = 600.0, 600.0, 0.5
+UP = {**TOKEN, "RAY_UP_enable_autoscaler_v2": "0", "PATH": f"{BIN}:{SBIN}"}
+UP_SECONDS, JOIN_SECONDS, LOOK_SECONDS = 600.0, 240.0, 0.5
 
 
 def substituted(
@@ -63,10 +63,13 @@ class Cluster:
     machines : Machines
     num_cpus : int
         Of each host, as Ray counts.
+    with_ray : bool
+        Use Ray's own commands; otherwise ``dpa cluster``, which runs them.
     """
 
     machines: Machines
     num_cpus: int = 1
+    with_ray: bool = False
 
     @property
     def operator(self) -> Host:
@@ -78,38 +81,46 @@ class Cluster:
         """The head."""
         return self.machines.head
 
-    @property
-    def file(self) -> Path:
-        """The filled in file, as the operator sees it."""
-        return Path("~").expanduser() / FILE
-
     def write_file(self) -> None:
         """Fill in the project's file."""
         written = yaml.safe_load((REPOSITORY / FILE).read_text(encoding="utf-8"))
         plan = self.machines.plan
         head, *workers = (str(plan.of(name)) for name in self.machines.names)
         text = yaml.safe_dump(substituted(written, head, workers, self.num_cpus), sort_keys=False)
-        (self.operator.layout.home / FILE).write_text(text, encoding="utf-8")
+        (self.operator.layout.home / SOURCE / FILE).write_text(text, encoding="utf-8")
 
-    def up(self) -> tuple[float, float]:
-        """``ray up``; seconds until the head answered, and until all workers were there."""
+    def up(self) -> float:
+        """Start everything; seconds until all workers were there."""
         began = time.monotonic()
         self.write_file()
-        self.operator.run(f"{BIN}/ray", "get-auth-token", "--generate")
-        self.operator.run("chmod", "600", str(Path.home() / ".ray" / "auth_token"))
-        self.operator.run(
-            f"{BIN}/ray", "up", "--yes", "--no-config-cache", str(self.file),
-            seconds=UP_SECONDS, env=UP,
-        )  # fmt: skip
-        head = time.monotonic() - began
+        if self.with_ray:
+            self._ray("get-auth-token", "--generate")
+            self.operator.run("chmod", "600", str(Path.home() / ".ray" / "auth_token"))
+            self._ray("up", "--yes", "--no-config-cache", FILE)
+        else:
+            self._dpa("up", FILE, "--restart")
         self.wait_for_nodes(len(self.machines.names))
-        return head, time.monotonic() - began
+        return time.monotonic() - began
+
+    def status(self) -> "subprocess.CompletedProcess[str]":
+        """``dpa cluster status``, whatever it ends with."""
+        return self.operator.attempt(f"{BIN}/dpa", "cluster", "status", FILE, env=UP,
+                                     seconds=UP_SECONDS)  # fmt: skip
 
     def down(self) -> None:
-        """``ray down``, and ``ray stop`` on the workers, as docs/clusters.md says."""
-        self.operator.run(f"{BIN}/ray", "down", "--yes", str(self.file), seconds=300.0, env=UP)
+        """Stop everything; ``ray down`` leaves the workers, which are then stopped by ssh."""
+        if not self.with_ray:
+            self._dpa("down", FILE, "--yes")
+            return
+        self._ray("down", "--yes", FILE)
         for name in self.machines.names[1:]:
-            self.ssh(name, f"{SOURCE}/.venv/bin/ray stop", seconds=120.0)
+            self.ssh(name, f"{SOURCE}/.venv/bin/ray stop")
+
+    def _ray(self, *words: str) -> None:
+        self.operator.run(f"{BIN}/ray", *words, seconds=UP_SECONDS, env=UP)
+
+    def _dpa(self, *words: str) -> None:
+        self.operator.run(f"{BIN}/dpa", "cluster", *words, seconds=UP_SECONDS, env=UP)
 
     def ssh(self, name: str, words: str, seconds: float = 60.0) -> str:
         """Run `words` on a host through ssh, as the operator; what it printed."""
@@ -156,7 +167,7 @@ class Cluster:
     def dashboard(self) -> Iterator[str]:
         """``ray dashboard``: a tunnel from the operator to the head's loopback; its address."""
         log = self.machines.folder / "dashboard.log"
-        tunnel = self.operator.start(f"{BIN}/ray", "dashboard", str(self.file), log=log, env=UP)
+        tunnel = self.operator.start(f"{BIN}/ray", "dashboard", FILE, log=log, env=UP)
         try:
             wait_for_port(self.operator, self.operator, DASHBOARD_PORT, "127.0.0.1")
             yield f"http://127.0.0.1:{DASHBOARD_PORT}"
@@ -165,16 +176,16 @@ class Cluster:
 
     @contextmanager
     def submitting(self, *words: str, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-        """``ray job submit`` in the background, its output in `log`."""
-        with self.dashboard() as address:
-            job = self.operator.start(
-                f"{BIN}/ray", "job", "submit", "--address", address, "--", *words,
-                log=log, env=TOKEN,
-            )  # fmt: skip
-            try:
-                yield job
-            finally:
-                end(job)
+        """Submit a job and follow it in the background, its output in `log`."""
+        with ExitStack() as stack:
+            if self.with_ray:
+                address = stack.enter_context(self.dashboard())
+                submit = [f"{BIN}/ray", "job", "submit", "--address", address]
+            else:
+                submit = [f"{BIN}/dpa", "cluster", "submit", FILE]
+            job = self.operator.start(*submit, "--", *words, log=log, env=UP)
+            stack.callback(end, job)
+            yield job
 
     def outside(self, *parts: str) -> Path:
         """A path below the shared folder, as this process sees it."""

@@ -226,7 +226,9 @@ class GridScenario:
     def _killed(self, one: Ran) -> None:
         cluster, storage = self.cluster, "killed"
         log = self.machines.folder / "killed.log"
-        self.say(f"grid: {len(self.machines.names)} hosts, 'ray job submit'; a worker will be lost")
+        self.say(
+            f"grid: {len(self.machines.names)} hosts, submitted as a job; a worker will be lost"
+        )
         began = time.monotonic()
         with cluster.submitting(
             "python", str(Path.home() / SOURCE / "tune" / "grid.py"), "--address=auto",

@@ -1,6 +1,7 @@
 """Addresses of the hosts: unique, private, and nobody else's."""
 
 from ipaddress import IPv4Network
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -37,7 +38,10 @@ def test_no_free_network_is_said() -> None:
 
 
 def test_taken_networks_are_read_from_addresses_and_routes() -> None:
-    links = [{"addr_info": [{"local": "10.83.0.7", "prefixlen": 24}]}, {"addr_info": []}]
+    links: list[dict[str, Any]] = [
+        {"addr_info": [{"local": "10.83.0.7", "prefixlen": 24}]},
+        {"addr_info": []},
+    ]
     routes = [{"dst": "default"}, {"dst": "10.83.1.0/25"}, {"dst": "10.83.2.1"}, {}]
     taken = read_taken(links, routes)
     assert [str(network) for network in taken] == ["10.83.0.0/24", "10.83.1.0/25", "10.83.2.1/32"]
@@ -46,6 +50,6 @@ def test_taken_networks_are_read_from_addresses_and_routes() -> None:
 
 def test_every_host_is_in_the_table_of_names() -> None:
     plan = plan_addresses(HOSTS, [])
-    lines = dict(reversed(line.split()) for line in plan.table().splitlines())
+    lines = {name: at for at, name in map(str.split, plan.table().splitlines())}
     assert lines == {"localhost": "127.0.0.1",
                      **{name: str(plan.of(name)) for name in (OPERATOR, *HOSTS)}}  # fmt: skip

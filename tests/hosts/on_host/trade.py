@@ -50,7 +50,8 @@ def start(given: dict[str, Any]) -> dict[str, Any]:
 
 def stop(given: dict[str, Any]) -> dict[str, Any] | None:
     """Stop it; its last status."""
-    from serve.trader import connect_ray, find_trader, stop_trader
+    from serve.trader import connect_ray, stop_trader
+    from serve.trader_link import find_trader
 
     connect_ray("auto")
     handle = find_trader()
