@@ -347,14 +347,16 @@ class TwsClient:
         question with the answer to the one after it.
         """
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        client = None
+        client, begun = None, _WALL.elapsed()
         try:
             await self.turn(Urgency.ORDER)
             client = self._client
             self.call("reqCurrentTime")
             self.callbacks.times.append(future)
             async with asyncio.timeout(seconds):
-                return await asyncio.shield(future)
+                answered = await asyncio.shield(future)
+            self._traffic.round_trip(_WALL.elapsed() - begun)
+            return answered
         except TimeoutError:
             self._end_silent(client, f"TWS did not answer in {seconds:g} s")
             return False
