@@ -8,14 +8,12 @@ import asyncio
 import contextlib
 import logging
 import os
-import subprocess
-import sys
 from typing import Any, Final
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from dpa.errors import ClusterUnavailable, UserError
+from dpa.errors import UserError
 from dpa.telemetry.logs import log_to_files
 from dpa.trading.places import Places, Start
 from dpa.trading.service import TradingService
@@ -24,7 +22,6 @@ from serve.trader_link import NAME, NAMESPACE, find_trader
 
 START_SECONDS: Final = 120.0  # for the first attempt to begin
 STOP_SECONDS: Final = 30.0
-JOIN_SECONDS: Final = 20.0
 
 
 class Trader:
@@ -117,21 +114,10 @@ def stop_trader(handle: Any, seconds: float = STOP_SECONDS + 10.0) -> dict[str, 
 
 
 def connect_ray(address: str | None) -> None:
-    """Connect to the cluster that runs.
-
-    Raises
-    ------
-    ClusterUnavailable
-        There is none.
-    """
-    where = address or os.environ.get("RAY_ADDRESS") or "auto"
-    cure = "start one with 'make serve' or 'ray start --head'; name another with --ray"
-    code = f"import ray; ray.init(address={where!r}, log_to_driver=False)"  # it may never return
-    try:
-        probe = [sys.executable, "-c", code]
-        done = subprocess.run(probe, capture_output=True, check=False, timeout=JOIN_SECONDS)
-    except subprocess.TimeoutExpired as e:
-        raise ClusterUnavailable(f"no Ray cluster answers at {where!r}", cure) from e
-    if done.returncode:
-        raise ClusterUnavailable(f"no Ray cluster can be joined at {where!r}", cure)
-    ray.init(address=where, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
+    """Connect to a cluster that :func:`serve.joining.find_cluster` has found."""
+    ray.init(
+        address=address or os.environ.get("RAY_ADDRESS") or "auto",
+        namespace=NAMESPACE,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )

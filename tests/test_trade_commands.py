@@ -185,7 +185,7 @@ def test_how_a_trader_was_started_is_kept_without_secrets(places):
     ],
 )
 def test_a_start_that_cannot_be_is_one_line(arguments, words, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("serve.trader.JOIN_SECONDS", 1.0)
+    monkeypatch.setattr("serve.joining.JOIN_SECONDS", 1.0)
     assert cli.main(["trade", "start", f"--storage={tmp_path}", *arguments]) == 2
     said = capsys.readouterr().err
     assert words in said
