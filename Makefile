@@ -35,7 +35,7 @@ if [ -z "$${found:-}" ]; then \
 fi
 endef
 
-.PHONY: help install grid horizons serve paper test test-long dashboards-test test-ib-async fuzz bench bench-horizons bench-serving soak bench-trading soak-trading cluster-test constraints clean
+.PHONY: help install grid horizons serve paper test test-long dashboards-test test-ib-async fuzz bench bench-horizons bench-serving soak bench-trading soak-trading cluster-test security-test audit constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -135,6 +135,12 @@ soak-trading: $(INSTALLED_DEV) ## 20 simulated sessions in one process, a restar
 
 cluster-test: $(INSTALLED_DEV) ## as root: a cluster of namespaces that loses workers (ARGS="--only grid", ARGS=--help)
 	@$(BIN)/python -m tests.hosts $(ARGS)
+
+security-test: $(INSTALLED_DEV) ## as root: wrong and old tokens at every surface, what listens, TLS between nodes
+	$(BIN)/python tests/security/surfaces.py
+
+audit: $(INSTALLED_DEV) ## known weaknesses of the installed packages, and secrets in files or history
+	@$(BIN)/python tests/security/audit.py $(ARGS)
 
 constraints: $(INSTALLED_DEV) $(ASYNC_VENV)/.installed ## write down the versions installed in the virtual environment
 	@{ sed '/^[^#]/,$$d' constraints.txt; \

@@ -89,8 +89,9 @@ class ClusterFile:
         return tuple(self.raw.get("rsync_exclude") or ())
 
     def local(self, place: str) -> Path:
-        """A path of this machine; a relative one counts from the file's folder."""
-        return (self.path.parent / Path(place).expanduser()).absolute()
+        """A path of this machine; as Ray takes it, or else counted from the file's folder."""
+        given = Path(place).expanduser()
+        return given.absolute() if given.exists() else (self.path.parent / given).absolute()
 
     def ports(self, head: bool) -> dict[str, int]:
         """Ports named in the start command that other nodes must reach, by their flag."""

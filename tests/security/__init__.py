@@ -1,0 +1,1 @@
+"""What strangers get from each surface, and what listens: ``make security-test``."""
