@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 from dataclasses import replace
 from datetime import timedelta
@@ -281,6 +282,22 @@ def test_the_live_loop_sleeps_until_something_is_due_and_wakes_for_an_answer():
         await asyncio.wait_for(bench.runner.run_live(stop, sleep), PATIENCE)
         assert slept == [0.25] * 5
         assert len(bench.engine.stepped_at) == 5
+
+    asyncio.run(go())
+
+
+def test_what_is_there_at_the_start_is_left_out_of_collections_while_it_runs():
+    async def go():
+        bench, stop, frozen, before = Bench(), asyncio.Event(), [], gc.get_freeze_count()
+
+        async def step():
+            frozen.append(gc.get_freeze_count())
+            stop.set()
+
+        bench.engine.step = step
+        await asyncio.wait_for(bench.runner.run_live(stop, asyncio.sleep), PATIENCE)
+        assert frozen[0] > before + 1000
+        assert gc.get_freeze_count() == 0
 
     asyncio.run(go())
 
