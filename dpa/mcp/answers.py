@@ -34,9 +34,8 @@ def told(redact: Redactor) -> Callable[[Callable[P, Answer]], Callable[P, Answer
             except (OSError, sqlite3.Error, ValueError, KeyError, TypeError) as e:
                 words = " ".join(f"{type(e).__name__}: {e}".split())[:LONGEST_CELL]
                 cure = "look at the files of the storage, or ask for something else"
-                raise ToolError(
-                    redact(f"{work.__name__}: cannot be read ({words}); {cure}")
-                ) from None
+                said = redact(f"{work.__name__}: cannot be read ({words}); {cure}")
+                raise ToolError(said) from None
 
         return tool
 
@@ -52,23 +51,17 @@ def cleaned(value: Any, redact: Redactor, name: str = "") -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
-        if value and (name in SECRET_SETTINGS or _is_secret(name)):
+        if value and (name in SECRET_SETTINGS or is_secret_name(name)):
             return REDACTED
         return cut(redact(value), LONGEST_TEXT if name == "text" else LONGEST_CELL)
-    return (
-        value if isinstance(value, int | bool) or value is None else cut(str(value), LONGEST_CELL)
-    )
-
-
-def _is_secret(name: str) -> bool:
-    return is_secret_name(name)
+    plain = value is None or isinstance(value, int)
+    return value if plain else cut(str(value), LONGEST_CELL)
 
 
 def cut(text: str, most: int) -> str:
     """`text`, its end replaced by a note of how much is left out."""
-    return (
-        text if len(text) <= most else f"{text[:most]} ... ({len(text) - most} characters left out)"
-    )
+    left = len(text) - most
+    return text if left <= 0 else f"{text[:most]} ... ({left} characters left out)"
 
 
 def page(rows: Sequence[Any], offset: int, limit: int) -> Answer:

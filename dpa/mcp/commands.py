@@ -1,22 +1,24 @@
 """``dpa mcp``: a server for assistants, over standard input and output."""
 
 import argparse
+import contextlib
 import importlib.util
 import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpa.errors import ConfigError
 from dpa.options import OneLineParser
 
+if TYPE_CHECKING:
+    from mcp.server import MCPServer
+
 Add = Callable[..., OneLineParser]
 CLIENTS = """
-a client starts it; most take a JSON file such as:
-  {"mcpServers": {"dpa": {"command": "dpa", "args": ["mcp", "--storage", "/srv/dpa/runs"]}}}
-others a command:
-  claude mcp add dpa -- dpa mcp --storage /srv/dpa/runs"""
+a client starts it; most clients take a JSON file such as:
+  {"mcpServers": {"dpa": {"command": "dpa", "args": ["mcp", "--storage", "/srv/dpa/runs"]}}}"""
 
 
 def add_mcp_command(commands: Any, add_command: Add, storage: str) -> None:
@@ -48,16 +50,19 @@ def mcp_command(arguments: argparse.Namespace) -> None:
     if importlib.util.find_spec("mcp") is None:
         command = shlex.join([Path(sys.executable).name, "-m", "pip", "install", "dpa[mcp]"])
         raise ConfigError("the package mcp is not installed", f"install it with {command}")
-    from dpa.config import load_settings
-    from dpa.mcp.roots import Roots
-    from dpa.mcp.server import make_server
-
     paths = arguments.storage or [arguments.usual_storage]
     for path in paths:
         if not path.is_dir():
             raise ConfigError(f"--storage {path}: there is no such folder", "check the path")
-    docs = Path(__file__).resolve().parents[2] / "docs"
-    server = make_server(
-        Roots(paths), load_settings(arguments.config), docs if docs.is_dir() else None
-    )
+    with contextlib.redirect_stdout(sys.stderr):  # standard output is the protocol's
+        server = _server(paths, arguments.config)
     server.run("stdio")
+
+
+def _server(paths: list[Path], config: str | None) -> "MCPServer[Any]":
+    from dpa.config import load_settings
+    from dpa.mcp.roots import Roots
+    from dpa.mcp.server import make_server
+
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    return make_server(Roots(paths), load_settings(config), docs if docs.is_dir() else None)

@@ -9,9 +9,9 @@ from pydantic import BaseModel
 from dpa.config import Settings
 from dpa.errors import UserError
 from dpa.mcp.answers import Answer, page
-from dpa.mcp.roots import Roots, within
+from dpa.mcp.roots import Roots, runs_within, within
 from dpa.run_commands import HORIZONS, best_forecast, best_row, differences, ranked, read_rows
-from dpa.runs import RunDirectory, list_runs
+from dpa.runs import RunDirectory
 
 MEASURED = ("trial_id", "status", "net_sharpe", "net_sharpe_se", "dsr", "annual_return",
             "max_drawdown", "turnover")  # fmt: skip
@@ -58,8 +58,7 @@ class ResearchTools:
 
         Times are ISO 8601, UTC.
         """
-        root = self._roots.storage(storage)
-        runs = [run for run in list_runs(root) if run.path.resolve().is_relative_to(root)]
+        runs = runs_within(self._roots.storage(storage))
         found = page(runs[::-1], offset, limit)
         found["rows"] = [_line(run) for run in found["rows"]]
         return found
@@ -130,7 +129,7 @@ class ResearchTools:
         root = self._roots.storage(storage)
         promoted = str((_read(root / "promoted-bundle.json") or {}).get("fingerprint", ""))
         rows = []
-        for run in list_runs(root)[::-1]:
+        for run in runs_within(root)[::-1]:
             found = _read(run.bundle / "manifest.json")
             if found is not None and run.bundle.resolve().is_relative_to(root):
                 names = ("fingerprint", "created_at", "horizons", "interval", "trained_until")

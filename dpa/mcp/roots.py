@@ -39,7 +39,7 @@ class Roots:
         OutOfBounds
             The server was not given it.
         """
-        found = self._roots.get(self.names[0] if not name else name)
+        found = self._roots.get(name or self.names[0])
         if found is None:
             raise OutOfBounds(
                 f"storage {name!r}: is none of this server's",
@@ -58,15 +58,21 @@ class Roots:
             No run, or several, are called so.
         """
         checked(reference, "run")
-        runs = list_runs(storage)
-        found = [run for run in runs if run.path.name.startswith(reference)]
         if reference == "latest":
-            found = runs[-1:]
+            found = runs_within(storage)[-1:]
+        else:
+            found = [run for run in list_runs(storage) if run.path.name.startswith(reference)]
         if len(found) != 1:
             what = f"{len(found)} runs match" if found else "no run is called"
             raise UserError(f"{what} {reference!r}", "see runs_list")
         within(found[0].path, storage)
         return found[0]
+
+
+def runs_within(storage: Path) -> list[RunDirectory]:
+    """Runs of a storage, newest last; links out of it are left out."""
+    root = storage.resolve()
+    return [run for run in list_runs(root) if run.path.resolve().is_relative_to(root)]
 
 
 def checked(name: str, what: str) -> str:

@@ -1,5 +1,6 @@
 """The MCP server: which tools there are, and what they may do."""
 
+import contextlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -81,11 +82,8 @@ def make_server(roots: Roots, settings: Settings, docs: Path | None = None) -> M
 def _tokens(roots: Roots) -> list[str]:
     found = []
     for name in roots.names:
-        for path in (roots.storage(name) / "serving" / "token",):
-            try:
-                found.append(path.read_text(encoding="ascii"))
-            except (OSError, ValueError):
-                continue
+        with contextlib.suppress(OSError, ValueError):  # none was made, or it is another's
+            found.append((roots.storage(name) / "serving" / "token").read_text(encoding="ascii"))
     return found
 
 
@@ -96,9 +94,13 @@ def _add_pages(server: MCPServer[Any], docs: Path) -> None:
         heading = re.match(r"# (.+)", text)
         title = heading[1] if heading else path.stem
 
-        def read(content: str = text) -> str:
-            return content
+        offer = server.resource(f"dpa://docs/{path.stem}", name=title, mime_type="text/markdown")
+        offer(_page(text))
 
-        server.resource(f"dpa://docs/{path.stem}", name=title, mime_type="text/markdown")(
-            lambda read=read: read()
-        )
+
+def _page(text: str) -> Callable[[], str]:
+    def page() -> str:
+        """A page of the documentation."""
+        return text
+
+    return page
