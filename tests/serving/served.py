@@ -79,6 +79,7 @@ def open_graph(
     settings: Settings,
     links: type[LocalLinks] = LocalLinks,
     begun: int = BEGUN,
+    reference: str = "promoted",
 ) -> Graph:
     """A graph in this process over `storage`, which begins with a history."""
     clock = FixedClock(pd.Timestamp("2026-01-02", tz="UTC").to_pydatetime())
@@ -89,9 +90,9 @@ def open_graph(
     def history(bundle: HorizonBundle, n_bars: int) -> Panel:
         return bundles.panel.window(max(begun - n_bars, 0), begun)
 
-    market = MarketStage(settings, storage, "promoted", (), clock, history)
+    market = MarketStage(settings, storage, reference, (), clock, history)
     stages = local_stages(settings, storage, (), market)
-    return Graph(links(stages), settings, storage, "promoted", NoMeters(), clock)
+    return Graph(links(stages), settings, storage, reference, NoMeters(), clock)
 
 
 def make_request(panel: Panel, row: int, **changes: Any) -> Request:

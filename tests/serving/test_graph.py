@@ -22,6 +22,8 @@ from dpa.horizons.promotion import promote_bundle
 from dpa.serving.graph import FAMILY, Graph, LocalLinks
 from dpa.serving.stages import BlenderStage, FamilyStage, SizerStage
 from dpa.serving.types import Request, RequestError
+from dpa.stores.places import Storage
+from dpa.stores.store import Store, StoreAway
 from tests.horizons.small_run import CLOCK
 from tests.serving.served import (
     BEGUN,
@@ -322,6 +324,63 @@ class TestSwap:
         promote_bundle(bundles.second, tmp_path, CLOCK, "hand")
         assert asyncio.run(graph.follow())
         assert asyncio.run(graph.bundle())["refused"] is None
+
+
+class TestStore:
+    """Bundles that lie in a store, on a real S3 server."""
+
+    def test_it_is_served_followed_and_outlives_the_store(
+        self, bundles, tmp_path, bucket, monkeypatch
+    ):
+        settings, panel, store = served_settings(), bundles.panel, Storage.of(bucket.uri)
+        plain = follow(open_graph(bundles, tmp_path / "plain", settings), panel, ROWS[:2])
+        promote_bundle(bundles.first, store, CLOCK, "hand")
+        place = tmp_path / "storage"
+        graph = open_graph(bundles, place, settings, reference=bucket.uri)
+        for found, wanted in zip(follow(graph, panel, ROWS[:2]), plain, strict=True):
+            assert_same(found, wanted)
+        assert not asyncio.run(graph.follow())
+        promote_bundle(bundles.second, store, CLOCK, "hand")
+        assert asyncio.run(graph.follow())
+        second = HorizonBundle.load(bundles.second).manifest.fingerprint
+        monkeypatch.setattr(Store, "get", store_is_away)
+        assert not asyncio.run(graph.follow())
+        described = asyncio.run(graph.bundle())
+        assert "gone" in described["refused"]["reason"]
+        assert described["fingerprint"] == second
+        shutil.copytree(place, tmp_path / "restarted")
+        again = open_graph(bundles, tmp_path / "restarted", settings, reference=bucket.uri)
+        assert asyncio.run(again.bundle())["fingerprint"] == second
+
+    def test_a_family_on_another_node_fetches_its_own(self, bundles, tmp_path, bucket, monkeypatch):
+        promote_bundle(bundles.first, Storage.of(bucket.uri), CLOCK, "hand")
+        graph = open_graph(bundles, tmp_path / "a", served_settings(), reference=bucket.uri)
+        described = asyncio.run(graph.bundle())
+        monkeypatch.setenv("DPA_CACHE", str(tmp_path / "another"))
+        stage = FamilyStage("ridge", (), tmp_path / "b")
+        fingerprint, folder = described["fingerprint"], described["folder"]
+        assert stage.prepare(fingerprint, folder) == fingerprint
+        assert folder.startswith("s3://")
+
+    def test_what_is_cut_short_there_is_refused_and_the_old_one_serves(
+        self, bundles, tmp_path, bucket
+    ):
+        store = Storage.of(bucket.uri)
+        promote_bundle(bundles.first, store, CLOCK, "hand")
+        graph = open_graph(bundles, tmp_path, served_settings(), reference=bucket.uri)
+        follow(graph, bundles.panel, ROWS[:1])
+        promote_bundle(bundles.second, store, CLOCK, "hand")
+        for key in bucket.store.sizes("bundles"):
+            if key.endswith("stacker.safetensors"):
+                bucket.store.put(key, b"")
+        assert not asyncio.run(graph.follow())
+        described = asyncio.run(graph.bundle())
+        assert "was altered or cut short" in described["refused"]["reason"]
+        assert described["version"] == HorizonBundle.load(bundles.first).manifest.short
+
+
+def store_is_away(store: Store, key: str) -> bytes:
+    raise StoreAway("gone")
 
 
 def test_a_held_symbol_that_is_not_sent_is_not_taken_for_sold(bundles, tmp_path):
