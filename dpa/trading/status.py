@@ -258,9 +258,9 @@ def _limits(
     risk, trading, nav = settings.risk, settings.trading, found["nav"]
     weights = [p["weight"] for p in found["positions"] if p["weight"] is not None]
     today = found["pnl_today"]
-    lost = None if today is None or not prior else max(-today / float(prior), 0.0)
+    lost = None if today is None or not prior else max(0.0, -today / float(prior))
     peak = seen.peak_nav
-    fallen = None if nav is None or not peak else max(1.0 - nav / max(peak, nav), 0.0)
+    fallen = None if nav is None or not peak else max(0.0, 1.0 - nav / max(peak, nav))
     added = journal.value("added") or {}
     table = (
         ("daily loss", lost, risk.daily_loss_limit, "of NAV"),
