@@ -136,10 +136,10 @@ def test_the_on_premise_file_and_its_guide_name_the_variable_without_which_it_ha
 
 
 def test_the_guide_lists_every_port_that_is_named() -> None:
-    guide = (REPOSITORY / "docs" / "clusters.md").read_text(encoding="utf-8")
+    guide = (REPOSITORY / "docs" / "security.md").read_text(encoding="utf-8")
     for name in CLUSTERS:
         for command in starts(load(name)):
             for flag in command.split():
                 option, _, port = flag.partition("=")
                 if option.endswith("port") and port:
-                    assert port in guide, f"{name}: {flag} is missing from docs/clusters.md"
+                    assert port in guide, f"{name}: {flag} is missing from docs/security.md"
