@@ -108,6 +108,7 @@ bench: $(INSTALLED_DEV) bench-horizons ## the measured comparisons; DPA_MARKET_D
 	$(BIN)/python tests/benchmarks/bench_truth.py
 	$(BIN)/python tests/benchmarks/bench_memory.py
 	$(BIN)/python tests/benchmarks/bench_tune.py
+	PYTHONPATH="$(CURDIR)" $(BIN)/python tests/benchmarks/bench_storage.py
 	$(BIN)/python tests/benchmarks/bench_speed.py \
 	  --data "$${DPA_MARKET_DATA:?is not set: the folder of us_daily_close.parquet}/us_daily_close.parquet"
 

@@ -17,6 +17,7 @@ from dpa.horizons.bundle import read_bundle_manifest
 from dpa.horizons.promotion import find_bundle
 from dpa.serving.market_stage import read_active
 from dpa.serving.stages import ARBITER, BLENDER, FAMILY, GATE, MARKET, SIZER
+from dpa.stores.places import plain_path
 from serve.desk import TOKEN, Desk
 from serve.stage import Place, Stage
 
@@ -59,7 +60,7 @@ def app(args: Arguments) -> serve.Application:
         When settings are wrong, or there is no bundle to begin with.
     """
     settings = args.load()
-    storage = Path(args.storage).resolve()
+    storage = plain_path(args.storage).resolve()
     reference = args.bundle
     if reference != "promoted" and Path(reference).exists():
         reference = str(Path(reference).resolve())

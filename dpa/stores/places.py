@@ -71,6 +71,6 @@ def plain_path(text: str) -> Path:
     if is_uri(text):
         raise ConfigError(
             f"{text.partition('?')[0].rpartition('@')[2]}: a folder is needed here, not a store",
-            "give a path; a bundle may be named by its URI, --bundle s3://bucket/prefix/run",
+            "give a path; a bundle may lie in a store, see docs/storage.md",
         )
     return Path(text)
