@@ -808,8 +808,11 @@ class LoggingConfig(Section):
     log_file_bytes: int = Field(
         10_000_000, ge=10_000, le=10**9, description="size at which a file is turned over, bytes"
     )
-    log_files_kept: int = Field(
-        20, ge=1, le=10_000, description="files kept in the folder; the oldest go"
+    log_total_bytes: int = Field(
+        200_000_000,
+        ge=10_000,
+        le=10**12,
+        description="size of all files in the folder beyond which the oldest go, bytes",
     )
 
 

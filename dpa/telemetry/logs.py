@@ -30,6 +30,7 @@ ENDING: Final = ".jsonl"
 WAITING: Final = 10_000  # lines that wait to be written; what comes then is dropped
 PAUSE_SECONDS: Final = 0.05  # between a line and its writing, so that a burst is not disturbed
 CLOSE_SECONDS: Final = 2.0  # for what waits, when the process ends
+MOST_FILES: Final = 1000  # in a folder, however small
 LONGEST: Final = 16_384  # characters of a message or a traceback
 ROOT: Final = "dpa"
 
@@ -61,8 +62,8 @@ class LogFile(logging.Handler):
 
     Notes
     -----
-    Files turned over get a number. Of all that lie in the folder the oldest go when there are
-    more than ``log_files_kept``, but for those that a process is still writing.
+    Files turned over get a number. Of all that lie in the folder the oldest go when they have more
+    than ``log_total_bytes``, but for those that a process is still writing.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class LogFile(logging.Handler):
         super().__init__()
         self.folder, self.process, self.redact = folder, process, redact
         self.path = folder / f"{process}-{os.getpid()}{ENDING}"
-        self._most_bytes, self._kept = config.log_file_bytes, config.log_files_kept
+        self._most_bytes, self._in_all = config.log_file_bytes, config.log_total_bytes
         self._clock, self._node = clock, socket.gethostname()
         self._waiting: deque[_Line] = deque()
         self._changed = threading.Condition()
@@ -193,7 +194,7 @@ class LogFile(logging.Handler):
         self._size = os.fstat(self._descriptor).st_size
         with contextlib.suppress(OSError):  # a file system without locks: then the age alone tells
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _drop_oldest(self.folder, self._kept)
+        _drop_oldest(self.folder, self._in_all - self._most_bytes)
 
     def _shut(self) -> None:
         if self._descriptor >= 0:
@@ -231,16 +232,22 @@ def _aside(path: Path) -> Path:
     return path.with_name(f"{stem}.{max(numbers, default=0) + 1:06d}{ENDING}")
 
 
-def _drop_oldest(folder: Path, kept: int) -> None:
-    """Remove the oldest files of the log until `kept` are left; none that is being written."""
+def _drop_oldest(folder: Path, most_bytes: int) -> None:
+    """Remove the oldest files of the log until no more than `most_bytes`, and 1000 files, are
+    left; none that is being written."""
     found = []
     for path in folder.glob(f"*{ENDING}"):
         with contextlib.suppress(OSError):
-            found.append((path.stat().st_mtime_ns, path))
-    for _, path in sorted(found)[: max(len(found) - kept, 0)]:
+            status = path.stat()
+            found.append((status.st_mtime_ns, path, status.st_size))
+    left, files = sum(size for _, _, size in found), len(found)
+    for _, path, size in sorted(found):
+        if left <= most_bytes and files <= MOST_FILES:
+            return
         with contextlib.suppress(OSError):
             if not _is_written(path):
                 path.unlink()
+                left, files = left - size, files - 1
 
 
 def _is_written(path: Path) -> bool:
