@@ -289,8 +289,9 @@ class GatewayProcess:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
 
 
 @contextmanager
@@ -313,6 +314,7 @@ def gateway(plan: Plan, names: Sequence[str], first: str) -> Iterator[GatewayPro
         f"--cash={plan.arguments.cash}",
         f"--token-file={token_file}",
         "--stepped",
+        "--end-with-input",
         "--port=0",
     ]
     if (books := _books(plan)) is not None:
@@ -321,7 +323,12 @@ def gateway(plan: Plan, names: Sequence[str], first: str) -> Iterator[GatewayPro
         command.append(f"--faults={plan.arguments.faults}")
     with (plan.places.folder / "gateway.log").open("a", encoding="utf-8") as log:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,  # it ends when this one is killed
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
         )
     try:
         ports = _announced(process, plan)

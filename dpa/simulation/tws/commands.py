@@ -3,7 +3,9 @@
 import argparse
 import asyncio
 import json
+import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
@@ -132,6 +134,11 @@ def _add_sockets(group: Any) -> None:
         help="of the control channel [in the temporary folder]",
     )
     group.add_argument(
+        "--end-with-input",
+        action="store_true",
+        help="end when standard input ends, as it does with the program that started this one",
+    )
+    group.add_argument(
         "--server-version",
         type=int,
         default=high,
@@ -191,6 +198,8 @@ async def _serve(venue: SimVenue, arguments: argparse.Namespace) -> None:
         try:
             await control.start()
             _stop_on_signals(control.stop)
+            if arguments.end_with_input:
+                _stop_on_end(control.stop)
             print(_announcement(venue, gateway.port, control.port, path), flush=True)
             await control.run()
         finally:
@@ -215,6 +224,16 @@ def _stop_on_signals(stop: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
+
+
+def _stop_on_end(stop: Callable[[], None]) -> None:
+    def look() -> None:
+        if not os.read(source, 4096):
+            loop.remove_reader(source)
+            stop()
+
+    loop, source = asyncio.get_running_loop(), sys.stdin.fileno()
+    loop.add_reader(source, look)
 
 
 def _write_truth(venue: SimVenue, path: Path) -> None:

@@ -104,6 +104,7 @@ def running(tmp_path: Path, *words: str):
     command = [sys.executable, "-m", "dpa.cli", "sim", "tws", "--planted", "3", "--names", "2"]
     process = subprocess.Popen(
         [*command, "--port", "0", "--token-file", str(token_file), *words],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -117,7 +118,20 @@ def running(tmp_path: Path, *words: str):
         yield process, port, control, token_file.read_text().strip()
     finally:
         process.kill()
+        if process.stdin.closed:
+            process.stdin = None
         process.communicate(timeout=PATIENCE)
+
+
+def test_it_ends_with_the_program_that_started_it_where_asked_to(tmp_path):
+    with running(tmp_path, "--stepped", "--end-with-input") as (process, *_):
+        process.stdin.write("a word is no end\n")
+        process.stdin.flush()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.3)
+        process.stdin.close()
+        assert process.wait(PATIENCE) == 0
+        assert not (tmp_path / "token").exists()
 
 
 def test_a_process_steps_tells_the_truth_and_cleans_up(tmp_path):
