@@ -116,12 +116,12 @@ def test_errors_bring_their_traceback_in_the_same_line(begin: Begin) -> None:
 
 
 def test_files_are_private_turned_over_and_bounded_in_all(begin: Begin, tmp_path: Path) -> None:
-    handler = begin(log_file_bytes=10_000, log_files_kept=3)
+    handler = begin(log_file_bytes=10_000, log_total_bytes=40_000)
     for number in range(400):
         log.info("line %04d %s", number, "x" * 100)
     found = lines_of(handler)
     files = list((tmp_path / "logs").iterdir())
-    assert 1 < len(files) <= 3 + 1
+    assert len(files) == 4
     assert all(path.stat().st_size <= 10_000 for path in files)
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in files)
     assert stat.S_IMODE((tmp_path / "logs").stat().st_mode) == 0o700
@@ -137,7 +137,7 @@ def test_files_of_processes_that_ended_go_and_those_of_living_ones_stay(
     folder.mkdir()
     for number in range(5):
         old = folder / f"trial-{number}.jsonl"
-        old.write_text("{}\n")
+        old.write_text("{}\n" * 3000)
         os.utime(old, (number, number))
     program = "import fcntl, sys; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); "
     program += "print('held', flush=True); sys.stdin.read()"
@@ -150,7 +150,7 @@ def test_files_of_processes_that_ended_go_and_those_of_living_ones_stay(
     with living:
         assert living.stdout is not None
         assert living.stdout.readline() == "held\n"
-        handler = begin(log_files_kept=2)
+        handler = begin(log_file_bytes=10_000, log_total_bytes=30_000)
         log.info("here")
         lines_of(handler)
         living.communicate("")
@@ -292,12 +292,14 @@ def test_whoever_logs_does_not_wait_for_a_disk_that_hangs(
     monkeypatch.setattr(logs.os, "write", write)
     for number in range(200):  # all of them come back while nothing can be written
         log.info("line %d", number)
-    assert handler.dropped == 150
+    dropped = handler.dropped
+    assert dropped >= 100  # 50 wait, and no more than 50 were on their way to the disk
     goes_on.set()
     messages = [line["message"] for line in lines_of(handler)]
-    assert messages.count("150 lines of the log were dropped") == 1
-    kept = [message for message in messages if message.startswith("line")]
-    assert kept == [f"line {number}" for number in range(50)]
+    assert messages.count(f"{dropped} lines of the log were dropped") == 1
+    kept = [int(message.split()[1]) for message in messages if message.startswith("line")]
+    assert len(kept) == 200 - dropped
+    assert kept == sorted(kept)
 
 
 def test_a_message_that_cannot_be_made_is_a_lost_line(begin: Begin) -> None:
