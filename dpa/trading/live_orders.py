@@ -78,7 +78,7 @@ class LiveOrders:
 
     def took(self, order: Order, why: str = "") -> None:
         """Take note of an order that the journal keeps already."""
-        before = self._orders.get(order.ref)
+        before, now = self._orders.get(order.ref), self._clock.now()
         if order.state.is_final and not self._journal.owed(order):
             self._remove(order)
             self._word_at.pop(order.ref, None)
@@ -86,9 +86,9 @@ class LiveOrders:
         else:
             self._orders[order.ref] = order
             self._refs.setdefault(order.intent.symbol, set()).add(order.ref)
-            self._word_at.setdefault(order.ref, self._clock.now())
+            self._word_at.setdefault(order.ref, now)
         if order != before:
-            self._publish(OrderChanged(self._clock.now(), order, why or order.reason))
+            self._publish(OrderChanged(now, order, why or order.reason))
 
     def _remove(self, order: Order) -> None:
         self._orders.pop(order.ref, None)
