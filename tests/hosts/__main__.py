@@ -48,10 +48,6 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"leave logs and results in {ROOT} until the next run; the hosts go",
     )
     parser.add_argument(
-        "--patience", type=int, metavar="S",
-        help="seconds that Ray gives a node to start; more than its 30 on a busy machine",
-    )  # fmt: skip
-    parser.add_argument(
         "--clean", action="store_true", help="remove what runs left that were killed, and end"
     )
     return parser
@@ -75,7 +71,7 @@ class Progress:
         print(f"{time.monotonic() - self._began:6.0f} s  {words}", flush=True)
 
 
-def prove(given: argparse.Namespace, say: Callable[[str], None]) -> list[Facts]:
+def prove(only: str | None, keep: bool, with_ray: bool, say: Callable[[str], None]) -> list[Facts]:
     """Everything between the first namespace and the last table.
 
     Raises
@@ -86,20 +82,20 @@ def prove(given: argparse.Namespace, say: Callable[[str], None]) -> list[Facts]:
     for folder in clean():
         say(f"cleaned what {folder.name} had left")
     found: list[Facts] = []
-    with Machines(HOSTS, keep=given.keep, patience=given.patience) as machines:
+    with Machines(HOSTS, keep=keep) as machines:
         say(f"{len(HOSTS)} hosts in {machines.plan.network}; {machines.folder}")
-        cluster = Cluster(machines, with_ray=given.ray)
+        cluster = Cluster(machines, with_ray=with_ray)
         try:
             found.append(start(cluster, say))
-            for name in SCENARIOS if given.only is None else (given.only,):
+            for name in SCENARIOS if only is None else (only,):
                 found.append(run(name, cluster, say))
             found.append(stop(cluster, say))
         except BaseException:
             print("\n" + table(found) + "\n", flush=True)
-            if given.keep:
+            if keep:
                 say(f"logs are in {machines.folder}")
             raise
-    if given.keep:
+    if keep:
         say(f"logs and results are in {machines.folder}")
     else:
         gone = not machines.folder.exists()
@@ -185,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for folder in clean():
                 say(f"removed {folder}")
             return 0
-        found = prove(arguments, say)
+        found = prove(arguments.only, arguments.keep, arguments.ray, say)
     except KeyboardInterrupt:
         say("interrupted; everything is taken away")
         return 130

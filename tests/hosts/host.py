@@ -39,15 +39,12 @@ class Layout:
     repository, environment : Path
         The checkout and its virtual environment. A host sees the environment, with changes of its
         own; at the place of the checkout it finds what was shipped to it, and the operator a copy.
-    patience : int, optional
-        Seconds that Ray gives a node to start; absent: its own 30.
     """
 
     folder: Path
     shared: Path
     repository: Path
     environment: Path
-    patience: int | None = None
 
     @property
     def home(self) -> Path:
@@ -94,9 +91,6 @@ def boot_script(layout: Layout, name: str, home: Path, is_operator: bool) -> str
         f" -o lowerdir={environment},upperdir={folder}/changed,workdir={folder}/scratch",
         f"touch {venv}/.installed-sample",  # 'make install' has nothing to download
     ]
-    if layout.patience is not None:
-        change = f"s/raylet_start_wait_time_s = 30/raylet_start_wait_time_s = {layout.patience}/"
-        lines += [f"sed -i {q(change)} {venv}/lib/python3*/site-packages/ray/_private/node.py"]
     lines += [
         f"mount --rbind {q(str(layout.home))} {q(str(home))}",
         "mount -t tmpfs tmpfs /run",
@@ -210,7 +204,7 @@ class Host:
         named = [f"{name}={value}" for name, value in {**environment(), **(env or {})}.items()]
         where = Path.home() if not self.is_operator else self.layout.repository
         return ["nsenter", f"--target={self.pid}", "--mount", "--uts", "--ipc", "--net", "--pid",
-                "env", "-i", f"--chdir={where}", *named, *words]  # fmt: skip
+                f"--wd={where}", "env", "-i", *named, *words]  # fmt: skip
 
     def run(
         self, *words: str, seconds: float = 120.0, env: Mapping[str, str] | None = None

@@ -45,14 +45,11 @@ class Machines:
         Where runs have their folders.
     keep : bool
         Leave the folder, for a look at the logs; the hosts go all the same.
-    patience : int, optional
-        See :class:`~tests.hosts.host.Layout`.
     """
 
     names: Sequence[str]
     root: Path = ROOT
     keep: bool = False
-    patience: int | None = None
     plan: AddressPlan = field(init=False)
     hosts: dict[str, Host] = field(init=False, default_factory=dict)
     folder: Path = field(init=False)
@@ -68,9 +65,7 @@ class Machines:
             self.shared.mkdir()
             make_key(self.key)
             for name in (OPERATOR, *self.names):
-                layout = Layout(
-                    self.folder / name, self.shared, REPOSITORY, Path(sys.prefix), self.patience
-                )
+                layout = Layout(self.folder / name, self.shared, REPOSITORY, Path(sys.prefix))
                 host = Host(name, self.plan.of(name), layout, name == OPERATOR)
                 host.prepare(self.key, self.plan.table())
                 self.hosts[name] = host
