@@ -204,7 +204,7 @@ class Host:
         named = [f"{name}={value}" for name, value in {**environment(), **(env or {})}.items()]
         where = Path.home() if not self.is_operator else self.layout.repository
         return ["nsenter", f"--target={self.pid}", "--mount", "--uts", "--ipc", "--net", "--pid",
-                f"--wd={where}", "env", "-i", *named, *words]  # fmt: skip
+                "env", "-i", f"--chdir={where}", *named, *words]  # fmt: skip
 
     def run(
         self, *words: str, seconds: float = 120.0, env: Mapping[str, str] | None = None
