@@ -118,6 +118,15 @@ def test_progress_and_closing_words(undisturbed: RunDirectory, said: dict[str, s
     assert str(undisturbed.report) in text
 
 
+def test_trials_and_baselines_log_with_the_run_they_belong_to(undisturbed: RunDirectory) -> None:
+    files = list((undisturbed.path.parent / "logs").glob("*.jsonl"))
+    lines = [json.loads(line) for path in files for line in path.read_text().splitlines()]
+    of_run = [line for line in lines if line.get("run_id") == undisturbed.path.name]
+    assert {line["process"] for line in of_run} == {"grid", "trial", "baseline"}
+    assert {line.get("trial") for line in of_run} >= set(TRIALS)
+    assert any(line["message"].endswith("folds done") for line in of_run)
+
+
 def test_shards_are_written_once_for_all_runs(undisturbed: RunDirectory) -> None:
     data = undisturbed.read_manifest().data
     assert Path(data.shards).parent == undisturbed.path.parent / ".cache" / "shards"
