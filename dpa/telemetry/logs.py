@@ -270,7 +270,7 @@ class _LastResort(logging.Handler):
             last.handle(record)
 
 
-_installed: dict[Path, LogFile] = {}
+_installed: list[LogFile] = []  # at most one
 
 
 def log_to_files(
@@ -297,13 +297,17 @@ def log_to_files(
     Returns
     -------
     LogFile or None
-        What writes; None where ``log_files`` is off. The same again for the same folder.
+        What writes; None where ``log_files`` is off. The same again for the same folder; another
+        folder takes the place of the one before: a process has one file.
     """
     if not config.log_files:
         return None
     folder = Path(config.log_directory) if config.log_directory else storage / FOLDER
     folder = folder.absolute()
-    handler = _installed.get(folder)
+    handler = _installed[0] if _installed else None
+    if handler is not None and handler.folder != folder:
+        stop_logging(handler)
+        handler = None
     if handler is None:
         handler = LogFile(folder, process, config, clock or SystemClock(), Redactor())
         handler.setLevel(config.log_level.upper())
@@ -311,7 +315,7 @@ def log_to_files(
         alone = not ours.handlers
         ours.handlers = [*ours.handlers, handler, *([_LastResort()] if alone else [])]
         ours.setLevel(min(handler.level, ours.level or handler.level))
-        _installed[folder] = handler
+        _installed.append(handler)
         atexit.register(handler.close)
     handler.redact.know(*secrets, _kept_token(storage))
     return handler
@@ -326,7 +330,8 @@ def stop_logging(handler: LogFile | None) -> None:
     if not any(isinstance(h, LogFile) for h in ours.handlers):
         ours.handlers = [h for h in ours.handlers if not isinstance(h, _LastResort)]
         ours.setLevel(logging.NOTSET)
-    _installed.pop(handler.folder, None)
+    if handler in _installed:
+        _installed.remove(handler)
     atexit.unregister(handler.close)
     handler.close()
 

@@ -359,3 +359,17 @@ def test_the_level_the_folder_and_no_files_at_all_are_settings(tmp_path: Path) -
         assert handler.folder == tmp_path / "elsewhere"
     finally:
         stop_logging(handler)
+
+
+def test_a_process_has_one_file_also_when_it_goes_on_elsewhere(tmp_path: Path) -> None:
+    first = log_to_files(LoggingConfig(), tmp_path / "first", "grid")
+    second = log_to_files(LoggingConfig(), tmp_path / "second", "grid")
+    assert first is not None
+    assert second is not None
+    try:
+        log.info("of the second")
+        assert [line["message"] for line in lines_of(second)] == ["of the second"]
+        assert not first.folder.exists()
+        assert sum(isinstance(h, LogFile) for h in logging.getLogger("dpa").handlers) == 1
+    finally:
+        stop_logging(second)
