@@ -52,16 +52,18 @@ def _left_out(name: str, excluded: Sequence[str]) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in excluded)
 
 
-def _newest_python() -> str | None:
-    best = []
+def _chosen_python() -> str | None:
+    """The version that ``make install`` takes: the first that is new enough, else the newest."""
+    found = []
     for name in CANDIDATES:
         if shutil.which(name):
             code = "import sys; print('%d.%d.%d' % sys.version_info[:3])"
             done = subprocess.run([name, "-c", code], capture_output=True, check=False)
             text = done.stdout.decode().strip()
             if re.match(r"^\d+\.\d+\.\d+$", text):
-                best.append([int(part) for part in text.split(".")])
-    return ".".join(map(str, max(best))) if best else None
+                found.append([int(part) for part in text.split(".")])
+    chosen = [version for version in found if version >= [3, 11]][:1] or sorted(found)[-1:]
+    return ".".join(map(str, chosen[0])) if chosen else None
 
 
 def _environment(root: str) -> dict[str, str | None]:
@@ -118,7 +120,7 @@ def facts(arguments: dict[str, Any]) -> dict[str, Any]:
     here = os.path.isdir(root)
     names = source_files(root, arguments["entries"], arguments["excluded"]) if here else []
     return {
-        "python": _newest_python(),
+        "python": _chosen_python(),
         "programs": [name for name in arguments["programs"] if shutil.which(name)],
         "free_gigabytes": round(shutil.disk_usage(os.path.expanduser("~")).free / 1e9, 1),
         "environment": _environment(root),

@@ -89,9 +89,10 @@ class ClusterFile:
         return tuple(self.raw.get("rsync_exclude") or ())
 
     def local(self, place: str) -> Path:
-        """A path of this machine; as Ray takes it, or else counted from the file's folder."""
+        """A path of this machine; from the file's folder, or else as Ray counts, from this one."""
         given = Path(place).expanduser()
-        return given.absolute() if given.exists() else (self.path.parent / given).absolute()
+        beside = (self.path.parent / given).absolute()
+        return given.absolute() if not beside.exists() and given.exists() else beside
 
     def ports(self, head: bool) -> dict[str, int]:
         """Ports named in the start command that other nodes must reach, by their flag."""

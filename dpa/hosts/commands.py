@@ -92,7 +92,7 @@ def add_cluster_commands(commands: Any, add_command: Add) -> None:
     submit = add(
         "submit",
         "run a command on the head as a job and follow it; Ctrl-C leaves it running",
-        "cluster-onprem.yaml -- python ~/dpa-source/tune/grid.py --address auto "
+        "cluster-onprem.yaml -- python dpa-source/tune/grid.py --address auto "
         "--data /srv/dpa/shards --storage /srv/dpa/runs",
         "cluster-onprem.yaml --no-wait -- dpa runs list",
     )
@@ -199,7 +199,6 @@ def submit_command(arguments: argparse.Namespace) -> int:
     """Send a job and follow it."""
     entrypoint = jobs.check_entrypoint(arguments.entrypoint)
     site = _site(arguments.file)
-    _ensure_token()
     job = arguments.job or jobs.new_job_name()
     options = ["--working-dir", arguments.working_dir] if arguments.working_dir else []
     environ = site.environ
@@ -339,7 +338,7 @@ def _job_table(known: list[Any]) -> str:
 def _next(file: Path) -> str:
     return (
         f"  status   dpa cluster status {file}\n"
-        f"  submit   dpa cluster submit {file} -- python ~/dpa-source/tune/grid.py --address auto\n"
+        f"  submit   dpa cluster submit {file} -- python dpa-source/tune/grid.py --address auto\n"
         f"  stop     dpa cluster down {file}"
     )
 

@@ -4,6 +4,7 @@ import json
 import secrets
 import shlex
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any, Final
 
 from dpa.errors import ConfigError
 from dpa.hosts.problem import HostError
+from dpa.hosts.ray_commands import end_group
 
 RUNNING: Final = frozenset({"PENDING", "RUNNING"})
 DONE: Final = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
@@ -48,10 +50,13 @@ def stop(url: str, job: str, environ: Mapping[str, str]) -> int:
 
 def _passed_on(words: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run with our own terminal; Ctrl-C ends what follows the job, never the job."""
-    from dpa.hosts.ray_commands import end_group
-
+    plain = [] if sys.stdout.isatty() else ["--log-color", "false"]
     process = subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, env=dict(environ), text=True, start_new_session=True
+        [*words[:3], *plain, *words[3:]],
+        stdin=subprocess.DEVNULL,
+        env=dict(environ),
+        text=True,
+        start_new_session=True,
     )
     try:
         return process.wait()
@@ -119,7 +124,7 @@ def check_entrypoint(words: Sequence[str]) -> list[str]:
     entrypoint = list(words[1:] if words[:1] == ["--"] else words)
     if not entrypoint:
         raise ConfigError(
-            "there is nothing to run", "put it after --: -- python ~/dpa-source/tune/grid.py"
+            "there is nothing to run", "put it after --: -- python dpa-source/tune/grid.py"
         )
     return entrypoint
 

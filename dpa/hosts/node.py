@@ -33,7 +33,7 @@ class Node:
     ----------
     host : str
     python : str, optional
-        The newest Python a new environment could be made with.
+        The Python that an installation would take.
     programs : frozenset of str
         Of :data:`PROGRAMS`, those that a command over ssh finds.
     free_gigabytes : float

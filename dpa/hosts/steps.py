@@ -13,6 +13,7 @@ from dpa.hosts.checks import (
     check_before,
     check_clock,
     check_here,
+    check_pythons,
     check_running,
     check_token,
     check_versions,
@@ -161,6 +162,7 @@ def check_machines(site: Site, most_skew_seconds: float, tell: Tell) -> State:
     state.nodes, state.problems = asked.nodes, asked.problems
     for host, node in state.nodes.items():
         state.problems += check_before(node, host == site.cluster.head, most_skew_seconds)
+    state.problems += check_pythons(state.nodes.values())
     if not state.problems and len(site.cluster.hosts) > 1:
         tell("trying the ports between them")
         runs = any(node.running for node in state.nodes.values())

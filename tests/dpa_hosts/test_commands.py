@@ -189,7 +189,8 @@ def test_an_interruption_ends_what_follows_a_job(tmp_path: Path) -> None:
         "import os, sys\n"
         "from dpa.hosts import jobs\n"
         "try:\n"
-        "    jobs._passed_on(['bash', '-c', 'while sleep 0.2; do echo $$; done'], os.environ)\n"
+        "    loop = 'while sleep 0.2; do echo $$; done'\n"
+        "    jobs._passed_on(['bash', '-c', loop, 'bash'], os.environ)\n"
         "except KeyboardInterrupt:\n"
         "    sys.exit(130)\n"
     )

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def test_every_port_that_a_file_names_has_its_row(name: str) -> None:
 
 def test_rows_do_not_overlap_and_what_is_open_is_closed_to_strangers() -> None:
     bounds = [(port.first, port.last) for port in PORTS]
-    assert all(one[1] < two[0] for one, two in zip(bounds, bounds[1:], strict=False))
+    assert all(one[1] < two[0] for one, two in pairwise(bounds))
     for port in PORTS:
         if port.guard == "nothing":
             assert port.reach in ("cluster", "prometheus")
