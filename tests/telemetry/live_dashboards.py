@@ -33,7 +33,7 @@ NOT_COUNTED = {  # in this run, and why
 NO_DATA: dict[tuple[str, str], str] = {}  # panels without data in this run, and why
 
 pytestmark = [
-    pytest.mark.timeout(1500),
+    pytest.mark.timeout(2400),
     pytest.mark.skipif(
         shutil.which("prometheus") is None, reason="prometheus is not installed (Debian)"
     ),

@@ -27,9 +27,9 @@ from dpa.simulation.planted_bars import IntradayMarket, simulate_bars
 from dpa.telemetry.prometheus import export
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PATIENCE = 240.0  # seconds of a step, as a bound of failure
+PATIENCE = 600.0  # seconds of a step, as a bound of failure
 SCRAPE_SECONDS = 2
-SETTLE_SECONDS = 14.0  # Ray tells its agents what was counted every 10 seconds
+TRIES, NOT_STARTED = 3, "timed out during startup"
 FEATURES = "return_scaled_5m,close_location_5m,range_surprise_5m,volume_surprise_5m,reversal_30m"
 MARKET = IntradayMarket(
     n_clusters=2,
@@ -39,7 +39,8 @@ MARKET = IntradayMarket(
     fast_payoff=12.0,
     medium_payoff=34.0,
 )
-TRAINED_SESSIONS, TRADED_SESSION = 8, 9  # of the twelve; the first number is a count
+TRAINED_SESSIONS, TRADED_SESSION = 8, 10  # of the twelve, counted from 0
+TRADED_BARS = 36  # three hours
 GRID = (
     "--window=10,12",
     "--n-clusters=2",
@@ -201,35 +202,42 @@ def _environment(folder: Path) -> dict[str, str]:
     }
 
 
-def _start(folder: Path, name: str, command: Sequence[str]) -> "subprocess.Popen[bytes]":
+def _run(folder: Path, name: str, command: Sequence[str]) -> None:
+    """Run a program to its end; once more where a busy machine did not get Ray started."""
+    for _ in range(TRIES):
+        code = _run_once(folder, name, command)
+        words = (folder / f"{name}.log").read_text(errors="replace")
+        if NOT_STARTED not in words:
+            break
+    assert code == 0, f"{name} ended with {code}:\n{words[-4000:]}"
+
+
+def _run_once(folder: Path, name: str, command: Sequence[str]) -> int:
     with (folder / f"{name}.log").open("wb") as log:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, *command],
             cwd=folder,
             env=_environment(folder),
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-
-
-def _finish(process: "subprocess.Popen[bytes]", folder: Path, name: str) -> None:
     try:
-        code = process.wait(PATIENCE)
+        return process.wait(PATIENCE)
     except BaseException:
         process.terminate()
         process.wait(60.0)
         raise
-    words = (folder / f"{name}.log").read_text(errors="replace")
-    assert code == 0, f"{name} ended with {code}:\n{words[-4000:]}"
 
 
 def _research(folder: Path, live: LiveRun) -> None:
     panel = simulate_bars(MARKET, 5).panel
-    write_shards(panel, folder / "bars")
-    days = panel.times.tz_convert("America/New_York").strftime("%Y-%m-%d").unique()
+    dates = panel.times.tz_convert("America/New_York").strftime("%Y-%m-%d")
+    days = dates.unique()
+    first = int((dates == days[TRADED_SESSION]).argmax())
+    write_shards(panel.window(0, first + TRADED_BARS), folder / "bars")
     begun = time.time()
     grid = [str(REPOSITORY / "tune" / "grid.py"), f"--storage={folder / 'runs'}", *GRID]
-    _finish(_start(folder, "grid", grid), folder, "grid")
+    _run(folder, "grid", grid)
     predictors = [
         str(REPOSITORY / "tune" / "horizons.py"),
         f"--storage={folder / 'paper'}",
@@ -237,7 +245,7 @@ def _research(folder: Path, live: LiveRun) -> None:
         f"--end={days[TRAINED_SESSIONS - 1]}",
         *PREDICTORS,
     ]
-    _finish(_start(folder, "predictors", predictors), folder, "predictors")
+    _run(folder, "predictors", predictors)
     live.spans["research"] = begun, time.time()
     (folder / "day").write_text(str(days[TRADED_SESSION]))
 
@@ -260,5 +268,5 @@ def _trade(folder: Path, live: LiveRun, speed: float) -> None:
         f"--speed={speed:g}",
         "--dashboard",
     ]
-    _finish(_start(folder, "paper", command), folder, "paper")
+    _run(folder, "paper", command)
     live.spans["serving"] = live.spans["trading"] = begun, time.time()
