@@ -628,3 +628,29 @@ def test_the_kill_button_asks_once_and_says_what_came_of_it(browser, service):
     opened.close()
     assert all("401" in error for error in opened.errors)
     assert opened.elsewhere == []
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_after_a_kill_the_page_says_whether_orders_may_still_be_open(browser, service, verified):
+    service.answers["/v1/trading"] = (200, trading())
+    page = Window(browser, service).open()
+    killed = {"verified": verified, "working": [] if verified else ["dpa-77"]}
+    halted = trading(level="HALTED", level_by="the page", level_why="the kill button")
+    service.answers["POST /v1/trading/kill"] = (200, halted | {"killed": killed})
+    service.answers["/v1/trading"] = (200, halted)
+    page.click("#kill")
+    page.fill("#kill-token", "right")
+    page.click("#kill-yes")
+    if verified:
+        expect(page.locator("#level-note")).to_contain_text("the broker has no open orders")
+    else:
+        expect(page.locator("#banners")).to_contain_text("may still be open at the broker (dpa-77)")
+
+
+def test_books_that_differ_are_said_above_everything(browser, service):
+    differs = "cash: the broker has 250.00 USD more than the ledger"
+    service.answers["/v1/trading"] = (200, trading(differences=[differs]))
+    page = Window(browser, service).open()
+    expect(page.locator("#banners")).to_contain_text(
+        f"The books differ from the broker's: {differs}"
+    )
