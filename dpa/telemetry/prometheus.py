@@ -23,14 +23,18 @@ def configuration(discovery: str, scrape_seconds: int) -> dict[str, Any]:
         File that names the metrics ports of all nodes; Ray keeps it up to date.
     scrape_seconds : int
         Between two readings. Ray's own numbers are new every 5 to 10 seconds.
+
+    Notes
+    -----
+    A file whose folder is not there yet cannot be watched: where Prometheus is started before
+    Ray, it finds the file when it looks again.
     """
+    pace = f"{scrape_seconds}s"
+    found = {"files": [discovery], "refresh_interval": pace}
     return {
-        "global": {
-            "scrape_interval": f"{scrape_seconds}s",
-            "evaluation_interval": f"{scrape_seconds}s",
-        },
+        "global": {"scrape_interval": pace, "evaluation_interval": pace},
         "rule_files": [RULES],
-        "scrape_configs": [{"job_name": "ray", "file_sd_configs": [{"files": [discovery]}]}],
+        "scrape_configs": [{"job_name": "ray", "file_sd_configs": [found]}],
     }
 
 

@@ -47,7 +47,7 @@ GRID = (
     "--similarity-threshold=0.3",
     "--signal-window=6",
     "--epochs=1",
-    "--start=2019-06-01",
+    "--start=2020-06-01",
 )
 PREDICTORS = (
     f"--horizons=5m,30m --feature-list={FEATURES} --cluster=absent --families=ridge,gbdt "

@@ -215,6 +215,7 @@ def test_the_discovery_file_and_the_pace_are_those_given(tmp_path):
     export(tmp_path, "/srv/ray/found.json", 3)
     document = yaml.safe_load((tmp_path / CONFIG).read_text())
     (job,) = document["scrape_configs"]
-    assert job == {"job_name": "ray", "file_sd_configs": [{"files": ["/srv/ray/found.json"]}]}
+    found = {"files": ["/srv/ray/found.json"], "refresh_interval": "3s"}  # also where Ray is later
+    assert job == {"job_name": "ray", "file_sd_configs": [found]}
     assert document["global"]["scrape_interval"] == "3s"
     assert document["rule_files"] == [RULE_FILE]
