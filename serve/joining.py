@@ -25,15 +25,17 @@ def find_cluster(address: str | None) -> str:
         There is none.
     """
     where = address or os.environ.get("RAY_ADDRESS") or "auto"
-    problems = []
+    problem = f"no Ray cluster answers at {where!r}"
     for mode in _modes():
-        problem = _joins(where, mode)
-        if not problem:
+        joined = _joins(where, mode)
+        if joined:
             os.environ.update(mode)
             return where
-        problems.append(problem)
+        if joined is None:  # nobody is there, whoever asks
+            break
+        problem = f"no Ray cluster can be joined at {where!r}"
     raise ClusterUnavailable(
-        problems[0],
+        problem,
         "start one with 'make serve' or 'dpa cluster up'; name another with --ray; one that asks "
         "for a token needs the same in ~/.ray/auth_token here",
     )
@@ -47,8 +49,8 @@ def _modes() -> list[dict[str, str]]:
     return [{}]
 
 
-def _joins(where: str, mode: dict[str, str]) -> str:
-    """Why a cluster cannot be joined; empty: it can. In another process: it may never return."""
+def _joins(where: str, mode: dict[str, str]) -> bool | None:
+    """Whether a cluster can be joined; none: no answer. In another process: it may hang."""
     code = f"import ray; ray.init(address={where!r}, log_to_driver=False)"
     try:
         done = subprocess.run(
@@ -59,5 +61,5 @@ def _joins(where: str, mode: dict[str, str]) -> str:
             env={**os.environ, **mode},
         )
     except subprocess.TimeoutExpired:
-        return f"no Ray cluster answers at {where!r}"
-    return f"no Ray cluster can be joined at {where!r}" if done.returncode else ""
+        return None
+    return done.returncode == 0

@@ -190,6 +190,10 @@ def _serve(
     os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")  # read when Ray starts
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     print("starting Ray and the graph", flush=True)
+    if address := os.environ.get("RAY_ADDRESS"):
+        from serve.joining import find_cluster
+
+        find_cluster(address)
     import ray
     from ray import serve
 
