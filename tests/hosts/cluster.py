@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -87,7 +88,10 @@ class Cluster:
         plan = self.machines.plan
         head, *workers = (str(plan.of(name)) for name in self.machines.names)
         text = yaml.safe_dump(substituted(written, head, workers, self.num_cpus), sort_keys=False)
-        (self.operator.layout.home / SOURCE / FILE).write_text(text, encoding="utf-8")
+        self._written().write_text(text, encoding="utf-8")
+
+    def _written(self) -> Path:
+        return self.operator.layout.home / SOURCE / FILE
 
     def up(self) -> float:
         """Start everything; seconds until all workers were there."""
@@ -101,6 +105,30 @@ class Cluster:
             self._dpa("up", FILE, "--restart")
         self.wait_for_nodes(len(self.machines.names))
         return time.monotonic() - began
+
+    def start_missing(self) -> list[str]:
+        """Start the workers that have not joined by the file's own commands, one after the other.
+
+        Ray gives up for good on a worker whose start fails, as it does where the machine is too
+        busy: its raylet waits 15 seconds for its agents.
+        """
+        file = yaml.safe_load(self._written().read_text(encoding="utf-8"))
+        there = {self.name_of(node["NodeManagerAddress"]) for node in self.nodes()}
+        missing = [name for name in self.machines.names[1:] if name not in there]
+        for name in missing:
+            before = f"export RAY_HEAD_IP={self.head.address}"
+            words = "; ".join([before, *file["worker_start_ray_commands"]])
+            self.ssh(name, f"bash --login -c {shlex.quote(words)}", seconds=UP_SECONDS)
+        return missing
+
+    def rejoin(self) -> str:
+        """Wait until workers that were switched on again have joined; how they did, in words."""
+        try:
+            return f"by itself, after {self.wait_for_nodes(len(self.machines.names)):.0f} s"
+        except DpaError:
+            self.start_missing()
+            self.wait_for_nodes(len(self.machines.names))
+            return f"not by itself within {JOIN_SECONDS:g} s; started by the file's commands"
 
     def status(self) -> "subprocess.CompletedProcess[str]":
         """``dpa cluster status``, whatever it ends with."""
@@ -186,6 +214,11 @@ class Cluster:
             job = self.operator.start(*submit, "--", *words, log=log, env=UP)
             stack.callback(end, job)
             yield job
+
+    def name_of(self, address: str) -> str:
+        """The host that has `address`."""
+        plan = self.machines.plan
+        return next(name for name in self.machines.names if str(plan.of(name)) == address)
 
     def outside(self, *parts: str) -> Path:
         """A path below the shared folder, as this process sees it."""

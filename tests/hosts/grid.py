@@ -289,10 +289,7 @@ class GridScenario:
     def _come_back(self, victim: str) -> None:
         self.say(f"grid: {victim} is switched on again")
         self.machines.boot(victim)
-        took = self.cluster.wait_for_nodes(len(self.machines.names))
-        self.facts.promised(
-            "switched on again, it is taken up by itself", f"after {took:.0f} s", True
-        )
+        self.facts.measured("switched on again, it joins", self.cluster.rejoin())
 
 
 def _pause(lines: list[dict[str, Any]]) -> float:

@@ -134,7 +134,7 @@ class ServingScenario:
         for name in lost:
             self.say(f"serving: {name} is switched on again")
             self.machines.boot(name)
-        self.cluster.wait_for_nodes(len(self.machines.names))
+        self.facts.measured("switched on again, it joins", self.cluster.rejoin())
         return self.facts
 
     def _undisturbed(self, load: Any) -> None:

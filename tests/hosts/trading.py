@@ -124,7 +124,7 @@ class TradingScenario:
         self._step("stop", self.cluster.head)
         self.say(f"trading: {victim} is switched on again")
         self.machines.boot(victim)
-        self.cluster.wait_for_nodes(len(self.machines.names))
+        self.facts.measured("switched on again, it joins", self.cluster.rejoin())
 
     def _started_on_a_worker(self) -> str:
         """Start the trader, again until Ray puts it on a worker; that worker."""
