@@ -62,7 +62,7 @@ def test_every_panel_has_data(live: LiveRun, name: str) -> None:
             f"A run of {(end - start) / 60:.0f} minutes; drawn by dpa's own renderer from the "
             "dashboard's JSON and what Prometheus answered to its queries, not by Grafana."
         )
-        screenshot(page(content, found, words), IMAGES / f"dashboard-{name}.png")
+        screenshot(page(content, found, words, (start, end)), IMAGES / f"dashboard-{name}.png")
     empty = {
         (name, panel["title"]) for panel in content["panels"] if not found.get(panel["id"], ["row"])
     }

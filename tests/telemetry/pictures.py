@@ -74,7 +74,12 @@ def _name(legend: str, tags: Mapping[str, str]) -> str:
     return legend
 
 
-def page(content: Mapping[str, Any], found: Mapping[int, Sequence[Line]], words: str) -> str:
+def page(
+    content: Mapping[str, Any],
+    found: Mapping[int, Sequence[Line]],
+    words: str,
+    span: tuple[float, float],
+) -> str:
     """A dashboard as HTML.
 
     Parameters
@@ -85,15 +90,17 @@ def page(content: Mapping[str, Any], found: Mapping[int, Sequence[Line]], words:
         By the number of the panel.
     words : str
         Under the title.
+    span : (float, float)
+        Beginning and end of what is shown, seconds since 1970.
     """
-    parts = [_section(panel, found.get(panel["id"], ())) for panel in content["panels"]]
+    parts = [_section(panel, found.get(panel["id"], ()), span) for panel in content["panels"]]
     height = max(p["gridPos"]["y"] + p["gridPos"]["h"] for p in content["panels"]) * LINE
     head = f"<h1>{escape(content['title'])}</h1><p class=sub>{escape(words)}</p>"
     body = f"{head}<main style='height:{height}px'>{''.join(parts)}</main>"
     return f"<!doctype html><meta charset=utf-8><style>{STYLE}</style>{body}"
 
 
-def _section(panel: Mapping[str, Any], lines: Sequence[Line]) -> str:
+def _section(panel: Mapping[str, Any], lines: Sequence[Line], span: tuple[float, float]) -> str:
     at = panel["gridPos"]
     width, height = at["w"] * CELL, at["h"] * LINE
     place = f"left:{at['x'] * CELL}px;top:{at['y'] * LINE}px;width:{width}px;height:{height}px"
@@ -104,7 +111,8 @@ def _section(panel: Mapping[str, Any], lines: Sequence[Line]) -> str:
     elif panel["type"] == "stat":
         inside = _number(panel, lines)
     else:
-        inside = _lines(panel, lines, width - 24, height - 62) + _legend(panel, lines)
+        size = width - 24, height - 62
+        inside = _lines(panel, lines, span, *size) + _legend(panel, lines)
     return (
         f"<section style='{place}'><div><h2>{escape(panel['title'])}</h2>{inside}</div></section>"
     )
@@ -161,14 +169,20 @@ class Axes:
     lines : sequence of Line
     field : mapping
         Of the panel: its ends and unit.
+    span : (float, float)
+        The moments at the left and the right.
     width, height : int
         Pixels.
     """
 
     def __init__(
-        self, lines: Sequence[Line], field: Mapping[str, Any], width: int, height: int
+        self,
+        lines: Sequence[Line],
+        field: Mapping[str, Any],
+        span: tuple[float, float],
+        width: int,
+        height: int,
     ) -> None:
-        times = [t for line in lines for t, _ in line.points]
         values = [v for line in lines for _, v in line.points]
         low, high = field.get("min", min(values)), max(field.get("max", max(values)), *values)
         if high <= low:
@@ -176,7 +190,7 @@ class Axes:
             low, high = 0.0 if field.get("min") == 0 else low - room, high + room
         self.field, self.width, self.height = field, width, height
         self.low, self.high, self.left = low, high, 52
-        self.first, self.last = min(times), max(max(times), min(times) + 1.0)
+        self.first, self.last = span
 
     def x(self, t: float) -> float:
         """Pixels from the left of a moment."""
@@ -199,7 +213,7 @@ class Axes:
             parts.append(self.level(value, "stroke='#e7e9ec'"))
             parts.append(_text(self.left - 4, self.y(value) + 3, shown(value, self.field), "end"))
             t = self.first + share * (self.last - self.first)
-            words = f"+{t - self.first:.0f} s"
+            words = f"+{(t - self.first) / 60:.1f} min"
             parts.append(_text(self.x(t), self.height - 1, words, anchor))
         return "".join(parts)
 
@@ -234,11 +248,17 @@ def _text(x: float, y: float, words: str, anchor: str) -> str:
     return f"<text x={x:.1f} y={y:.1f} text-anchor={anchor}>{escape(words)}</text>"
 
 
-def _lines(panel: Mapping[str, Any], lines: Sequence[Line], width: int, height: int) -> str:
+def _lines(
+    panel: Mapping[str, Any],
+    lines: Sequence[Line],
+    span: tuple[float, float],
+    width: int,
+    height: int,
+) -> str:
     field = panel["fieldConfig"]["defaults"]
     stacked = field["custom"]["stacking"]["mode"] == "normal"
     drawn = _stacked(lines) if stacked else list(lines)
-    axes = Axes(drawn, field, width, height)
+    axes = Axes(drawn, field, span, width, height)
     parts = [axes.grid(), axes.thresholds()]
     for number, line in reversed(list(enumerate(drawn))):
         colour, path = COLOURS[number % len(COLOURS)], axes.path(line)

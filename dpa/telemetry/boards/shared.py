@@ -4,12 +4,17 @@ from typing import Final
 
 from dpa.telemetry.panels import ORANGE, RED, Panel, Query, Row
 
+COUNTED: Final = ("short", "bytes", "ops", "reqps", "mps")
+
 
 def line(title: str, words: str, *queries: Query, unit: str = "short", **how: object) -> Panel:
-    return Panel(title, words, queries, unit, **how)  # type: ignore[arg-type]
+    """Lines over time; what is counted begins at 0."""
+    settings = {"low": 0} | how if unit in COUNTED and "decimals" not in how else how
+    return Panel(title, words, queries, unit, **settings)  # type: ignore[arg-type]
 
 
 def stat(title: str, words: str, query: str, unit: str = "short", **how: object) -> Panel:
+    """One number."""
     settings = {"width": 4, **how}
     return Panel(title, words, (Query(query, title),), unit, "stat", **settings)  # type: ignore[arg-type]
 
