@@ -29,7 +29,7 @@ from dpa.telemetry.prometheus import export
 REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE = 600.0  # seconds of a step, as a bound of failure
 SCRAPE_SECONDS = 2
-TRIES, NOT_STARTED = 3, "timed out during startup"
+TRIES, NOT_STARTED = 3, ("timed out during startup", "ActorDiedError")  # words of Ray
 FEATURES = "return_scaled_5m,close_location_5m,range_surprise_5m,volume_surprise_5m,reversal_30m"
 MARKET = IntradayMarket(
     n_clusters=2,
@@ -207,7 +207,7 @@ def _run(folder: Path, name: str, command: Sequence[str]) -> None:
     for _ in range(TRIES):
         code = _run_once(folder, name, command)
         words = (folder / f"{name}.log").read_text(errors="replace")
-        if NOT_STARTED not in words:
+        if code == 0 or not any(word in words for word in NOT_STARTED):
             break
     assert code == 0, f"{name} ended with {code}:\n{words[-4000:]}"
 
@@ -267,6 +267,7 @@ def _trade(folder: Path, live: LiveRun, speed: float) -> None:
         "--num-cpus=2",
         f"--speed={speed:g}",
         "--dashboard",
+        "--fresh",
     ]
     _run(folder, "paper", command)
     live.spans["serving"] = live.spans["trading"] = begun, time.time()
