@@ -55,6 +55,7 @@ _CURES: Final = (
      "pip could not fetch packages there: give the nodes a package index (PIP_INDEX_URL), or "
      "install ~/dpa-source/.venv by hand"),
     (r"No space left on device", "make room there"),
+    (r"timed out during startup", "that machine is too busy: again when it is less so"),
     (r"ensurepip|venv module is missing", "Debian: apt-get install python3-venv on every machine"),
     (r"make: (command )?not found", "install make on every machine"),
     (r"sudo: a password is required|sudo: command not found", "let the user run sudo there"),

@@ -59,6 +59,7 @@ class Service:
             "/v1/trading": (204, None),
         }
         self.asked: list[str] = []
+        self.reads_need = ""  # the token without which nothing is shown
         self.posted: list[tuple[str, str | None, Any]] = []
         self.port = 0
         self.start()
@@ -79,6 +80,9 @@ class Service:
                     self._send(200, service.page.encode(), "text/html; charset=utf-8")
                     return
                 status, body = service.answers.get(self.path.partition("?")[0], (404, None))
+                header = self.headers["Authorization"]
+                if service.reads_need and header != f"Bearer {service.reads_need}":
+                    status, body = 401, {"error": {"what": "a token is needed", "cure": "send it"}}
                 content = b"" if status in (204, 304) else json.dumps(body).encode()
                 self._send(status, content, "application/json")
 
@@ -406,6 +410,24 @@ def test_an_error_of_the_service_is_said_and_the_numbers_are_greyed(window, serv
     service.answers["/v1/decisions/latest"] = (503, {"error": error})
     expect(page.locator(".banner.bad")).to_contain_text("503: the market stage is away; wait")
     expect(page.locator("body")).to_have_class("old")
+
+
+def test_where_reading_needs_the_token_the_page_asks_for_it_and_forgets_it(browser, service):
+    service.reads_need = "right"
+    opened = Window(browser, service)
+    page = opened.open()
+    for token in ("wrong", "right"):
+        expect(page.locator("#ask-token")).to_be_visible()
+        page.fill("#token", token)
+        page.press("#token", "Enter")
+    ready(page)
+    expect(page.locator("#ask-token")).to_be_hidden()
+    assert page.input_value("#token") == ""
+    page.reload()
+    expect(page.locator("#ask-token")).to_be_visible()
+    opened.close()
+    assert all("401" in error for error in opened.errors)
+    assert opened.elsewhere == []
 
 
 def test_before_the_first_decision_it_says_how_to_ask_for_one(window, service):
