@@ -5,6 +5,7 @@ import secrets
 import shlex
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
@@ -51,18 +52,27 @@ def stop(url: str, job: str, environ: Mapping[str, str]) -> int:
 def _passed_on(words: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run with our own terminal; Ctrl-C ends what follows the job, never the job."""
     plain = [] if sys.stdout.isatty() else ["--log-color", "false"]
-    process = subprocess.Popen(
-        [*words[:3], *plain, *words[3:]],
-        stdin=subprocess.DEVNULL,
-        env=dict(environ),
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        return process.wait()
-    except BaseException:
-        end_group(process, seconds=3.0)
-        raise
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
+        process = subprocess.Popen(
+            [*words[:3], *plain, *words[3:]],
+            stdin=subprocess.DEVNULL,
+            stderr=complaints,
+            env=dict(environ),
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait()
+        except BaseException:
+            end_group(process, seconds=3.0)
+            raise
+        complaints.seek(0)
+        said = complaints.read()
+    if code != 0 and "Traceback" in said:
+        last = said.strip().splitlines()[-1]
+        raise HostError(f"{' '.join(words[:3])} failed: {last}", "see dpa cluster status")
+    sys.stderr.write(said)
+    return code
 
 
 def list_jobs(url: str, token: str, opener: Callable[..., Any] | None = None) -> list[Any]:

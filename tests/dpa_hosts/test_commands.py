@@ -204,6 +204,14 @@ def test_an_interruption_ends_what_follows_a_job(tmp_path: Path) -> None:
     assert not Path(f"/proc/{follower}").exists()
 
 
+def test_a_failure_of_ray_itself_is_one_line_and_one_of_the_job_its_code() -> None:
+    with pytest.raises(HostError, match="failed: RuntimeError: no agent"):
+        jobs._passed_on(
+            ["bash", "-c", "echo Traceback >&2; echo RuntimeError: no agent >&2; exit 1"], {}
+        )
+    assert jobs._passed_on(["bash", "-c", "exit 3"], {}) == 3
+
+
 def test_the_words_that_go_on_with_a_job_are_commands() -> None:
     words = jobs.going_on("my cluster.yaml", "dpa-12345678")
     assert "dpa cluster logs 'my cluster.yaml' dpa-12345678 --follow" in words
