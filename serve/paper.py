@@ -380,10 +380,13 @@ def _trade(plan: Plan, url: str) -> int:
         if status["state"] == "waiting":
             _say(f"the trader waits: {status['why']}")
         _say(f"trading from {first}; the page is {url}/")
+        if status["level"] != "RUNNING":
+            _say(f"trading is {status['level']} ({status['level_by']}: {status['level_why']}); "
+                 f"'dpa trade resume --storage {plan.storage}' ends that")  # fmt: skip
         interrupted = False
         try:
             try:
-                status = _follow(handle)
+                status = _follow(handle, begun)
             except KeyboardInterrupt:
                 _say("stopping")
                 interrupted = True
@@ -455,7 +458,7 @@ def _books(plan: Plan) -> Path | None:
     return path
 
 
-def _follow(handle: Any) -> dict[str, Any]:
+def _follow(handle: Any, begun: str) -> dict[str, Any]:
     """Print a line a bar until the market has ended; the last status."""
     import ray
     from ray.exceptions import RayActorError
@@ -470,7 +473,8 @@ def _follow(handle: Any) -> dict[str, Any]:
             _say("the trader died and is started again")
             continue
         for alert in status["alerts"]:
-            if (alert["at"], alert["what"]) not in told:
+            earlier = pd.Timestamp(alert["at"]) < pd.Timestamp(begun)
+            if not earlier and (alert["at"], alert["what"]) not in told:
                 told.add((alert["at"], alert["what"]))
                 _say(f"  {alert['severity']}: {alert['what']}")
         if status.get("bar") and status["bar"] != shown:

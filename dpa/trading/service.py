@@ -91,7 +91,7 @@ class TradingService:
         looking = None if self._meters is None else asyncio.create_task(self._look(self._meters))
         try:
             await self._run()
-        except HaltError as e:
+        except (HaltError, TransientError) as e:  # such as who keeps time, and has gone
             self._refuse(str(e))
         except Exception as e:  # the edge of the process: surfaced, and trading halts
             log.exception("the trader failed")

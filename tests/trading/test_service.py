@@ -309,3 +309,18 @@ def test_a_login_that_changed_before_a_start_halts_until_a_person_has_looked(hou
     assert refused.state == "refused"
     assert switch.level is Level.HALTED
     assert "U7654321" in switch.read().why
+
+
+def test_a_keeper_of_time_that_goes_away_ends_the_trader_and_halts_nothing(house):
+    async def go() -> TradingService:
+        async with house.open() as start:
+            service = service_of(start)
+            running = asyncio.create_task(service.run())
+            await until(lambda: service.status().get("bars", 0) >= 2)
+        await running
+        return service
+
+    service = asyncio.run(go())
+    assert service.state == "refused"
+    assert "keeps time" in service.why
+    assert Switch(Places(house.folder).switch, SystemClock()).level is Level.RUNNING
