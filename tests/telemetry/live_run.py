@@ -198,6 +198,7 @@ def _environment(folder: Path) -> dict[str, str]:
         "RAY_TMPDIR": str(folder),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_metrics_report_interval_ms": "2000",
+        "RAY_worker_niceness": "0",  # trials and replicas are what is looked at
         "OMP_NUM_THREADS": "1",
     }
 
