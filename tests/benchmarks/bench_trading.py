@@ -11,7 +11,7 @@ held. Moments are those of the machine's monotonic clock, which both processes s
 
 from trading_runs import (  # noqa: I001
     CALENDAR, CANCEL, GLOBAL_CANCEL, INTERVAL, NO_LIMIT, PLACE, Desk, GatewayProcess, ShiftedClock,
-    StandInDecider, bench_settings, desk, gateway_process, machine,
+    StandInDecider, bench_settings, default_settings, desk, gateway_process, machine,
 )  # fmt: skip
 
 import argparse
@@ -177,10 +177,10 @@ async def run_bar(d: Desk, closes: datetime) -> float:
 
 
 async def bars(gateway: GatewayProcess, folder: Path, n_bars: int, pace: int,
-               profile: bool = False, **trading: Any) -> Bars:  # fmt: skip
+               profile: bool = False, settings: Settings | None = None) -> Bars:  # fmt: skip
     """Let `n_bars` bars close, each with an order of every symbol; none is filled."""
     found, parts = Bars(), Parts()
-    settings = bench_settings(messages_per_second=pace or 1000, **trading)
+    settings = settings or bench_settings(messages_per_second=pace or 1000)
     n_names = len(gateway.quotes)
     async with desk(gateway, folder, settings, pace) as d:
         closes = closes_of(d.clock)
@@ -318,16 +318,18 @@ async def print_bars(given: argparse.Namespace, scratch: Path) -> None:
           f"| {quantiles(floor, 0.5, 0.99)} | {1e3 * cpu:.0f} |")  # fmt: skip
     sys.stdout.flush()
     if given.paced_bars:
-        for seconds in (10.0, 30.0):
-            with gateway_process(given.names) as gateway:
-                gateway.limit(LAW)
-                folder = scratch / f"paced{seconds:g}"
-                held = await bars(gateway, folder, given.paced_bars, PACE, queue_seconds=seconds)
-                most, refused = max(m[2] for m in gateway.messages()), gateway.refusals()
-            print(held.row(f"{PACE}, queue_seconds {seconds:g}"), flush=True)
-            print(f"  (gateway: most messages in a second {most}, refused {refused})")
-            assert most <= LAW
-            assert not refused
+        settings = default_settings()
+        assert settings.trading.messages_per_second == PACE
+        with gateway_process(given.names) as gateway:
+            gateway.limit(LAW)
+            held = await bars(gateway, scratch / "paced", given.paced_bars, PACE, settings=settings)
+            most, refused = max(m[2] for m in gateway.messages()), gateway.refusals()
+        limits = f"queue_seconds {settings.trading.queue_seconds:g}, "
+        limits += f"max_orders_per_minute {settings.risk.max_orders_per_minute}"
+        print(held.row(f"{PACE}, all defaults: {limits}"), flush=True)
+        print(f"  (gateway: most messages in a second {most}, refused {refused})")
+        assert most <= LAW
+        assert not refused
     print("\n| where the time goes, no limit, mean ms a bar | |\n|---|---|")
     whole = float(np.mean(told.last))
     means = {name: float(np.mean(seconds)) for name, seconds in told.parts.items()}
@@ -641,7 +643,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--names", type=int, default=500)
     parser.add_argument("--bars", type=int, default=60, help="timed without a limit, at most 65")
-    parser.add_argument("--paced-bars", type=int, default=50, help="timed at the law's pace")
+    parser.add_argument(
+        "--paced-bars", type=int, default=20, help="timed at the law's pace, half a minute each"
+    )
     parser.add_argument("--burst", type=int, default=1000, help="orders at once")
     parser.add_argument("--working", type=int, default=200, help="live orders at a kill")
     parser.add_argument(

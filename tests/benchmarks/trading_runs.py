@@ -316,11 +316,17 @@ class StandInDecider:
 
 
 def bench_settings(**trading: Any) -> Settings:
-    """Settings under which 500 orders a bar pass; those that matter are printed."""
+    """Settings under which any number of orders a bar passes; those that matter are printed."""
     tree = {
         "trading": {"reconcile_minutes": 1440, "most_orders_per_session": 10**6, **trading},
         "risk": {"max_orders_per_minute": 100_000, "max_gross": 10, "max_net": 10},
     }
+    return Settings.model_validate(tree)
+
+
+def default_settings() -> Settings:
+    """The defaults, but for the money; reconciliations are left out of what is timed."""
+    tree = {"trading": {"reconcile_minutes": 1440}, "risk": {"max_gross": 10, "max_net": 10}}
     return Settings.model_validate(tree)
 
 
