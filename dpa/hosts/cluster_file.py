@@ -89,10 +89,8 @@ class ClusterFile:
         return tuple(self.raw.get("rsync_exclude") or ())
 
     def local(self, place: str) -> Path:
-        """A path of this machine; from the file's folder, or else as Ray counts, from this one."""
-        given = Path(place).expanduser()
-        beside = (self.path.parent / given).absolute()
-        return given.absolute() if not beside.exists() and given.exists() else beside
+        """A path of this machine; a relative one counts from the file's folder."""
+        return (self.path.parent / Path(place).expanduser()).absolute()
 
     def ports(self, head: bool) -> dict[str, int]:
         """Ports named in the start command that other nodes must reach, by their flag."""
