@@ -121,6 +121,18 @@ class Chaos:
         if left > 0:
             self.broker.fill(held, min(shares, left))
 
+    def lie(self, seconds: float) -> None:
+        """A list that ends and leaves out orders and fills, and then one that tells the truth.
+
+        Where the positions beside it say something else it halts, and does nothing worse.
+        """
+        ran = self.desk.switch.level is Level.RUNNING
+        self.broker.lies = 1
+        self.beat(seconds)
+        self.may_halt |= ran and self.desk.switch.level is Level.HALTED
+        self.broker.lies = 0
+        run(self.desk.dealer.reconcile())
+
     def late(self) -> list[Held]:
         """Orders whose cancel crossed a fill: a fill may still be told."""
         return self.broker.truth.ended_early()
@@ -292,11 +304,7 @@ class Faults(RuleBasedStateMachine):
     @precondition(lambda self: self.chaos.broker.connected)
     @rule(seconds=st.sampled_from([0, 3, 11, 301]))
     def leave_orders_out_of_one_snapshot(self, seconds: float) -> None:
-        broker = self.chaos.broker
-        broker.lies = 1
-        self.chaos.beat(seconds)
-        broker.lies = 0
-        run(self.chaos.desk.dealer.reconcile())  # the next one tells the truth
+        self.chaos.lie(seconds)
 
     @rule()
     def resume(self) -> None:
@@ -368,10 +376,8 @@ def storm(chaos: Chaos, orders: int, seed: int) -> None:
             run(chaos.desk.dealer.cancel_all())
         if chance.random() < 0.05 and broker.connected:
             chaos.faults["orders left out of a list"] += 1
-            broker.lies = 1
-            chaos.beat(chance.choice((0, 2, 11)))
-            broker.lies = 0
-            run(chaos.desk.dealer.reconcile())
+            chaos.lie(chance.choice((0, 2, 11)))
+            chaos.resume()
         chaos.beat(chance.choice((0, 1, 2, 5, 11)))
         if chance.random() < 0.05:
             chaos.check()
