@@ -30,7 +30,7 @@ then send. What always holds:
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -285,7 +285,8 @@ class Dealer:
     ) -> tuple[list[Refusal], list[Intent]]:
         situation = self._situation(quotes)
         exposure = self._exposure(situation)
-        busy, known = set(situation.busy), _Known(self._journal)
+        busy = set(situation.busy)
+        known = self._journal.known(intent.id for intent in intents)
         room = self._settings.trading.most_working - len(self._sender.queue)
         refusals: list[Refusal] = []
         accepted: list[Intent] = []
@@ -674,26 +675,6 @@ class Dealer:
         """
         async with self._turn:
             return await self._settling.adopt(by, why)
-
-
-class _Known:
-    """Ids of intents that the journal has, and of those just let through."""
-
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-        self._new: set[str] = set()
-
-    def add(self, ref: str) -> None:
-        self._new.add(ref)
-
-    def __contains__(self, ref: object) -> bool:
-        return ref in self._new or self._journal.intent(str(ref)) is not None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._new)
-
-    def __len__(self) -> int:
-        return len(self._new)
 
 
 def _price(quote: Quote | None) -> Decimal | None:

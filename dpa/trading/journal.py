@@ -167,6 +167,10 @@ class Journal(JournalReader):
             if outermost:
                 self._end()
 
+    def known(self, refs: Iterable[str]) -> set[str]:
+        """Which of these intents are kept; asked once for all of them."""
+        return self._among("SELECT id FROM intents WHERE id", refs)
+
     def commit_intents(
         self, intents: Sequence[Intent], orders: Sequence[Order]
     ) -> tuple[Intent, ...]:
@@ -194,7 +198,7 @@ class Journal(JournalReader):
             given: dict[str, Intent] = {}
             for intent in intents:
                 given.setdefault(intent.id, intent)
-            known = self._among("SELECT id FROM intents WHERE id", given)
+            known = self.known(given)
             new = {ref: intent for ref, intent in given.items() if ref not in known}
             first = [order for order in orders if order.ref in new or order.ref not in given]
             for order in first:
