@@ -721,6 +721,33 @@ def test_5000_executions_are_folded_in_milliseconds() -> None:
     assert ledger.position("S7").shares == 100
 
 
+def test_many_intents_are_looked_for_in_as_many_questions_as_few(journal: Journal) -> None:
+    asked: list[str] = []
+    journal._db.set_trace_callback(asked.append)
+
+    def questions(count: int, first: int) -> int:
+        intents = [an_intent(f"S{first + k}") for k in range(count)]
+        orders = [an_order(intent, first + k) for k, intent in enumerate(intents)]
+        assert journal.known(intent.id for intent in intents) == set()
+        asked.clear()
+        assert journal.commit_intents(intents, orders) == tuple(intents)
+        found = sum(line.startswith("SELECT") for line in asked)
+        refs = {intent.id for intent in intents}
+        assert journal.known([*refs, an_intent("another").id]) == refs
+        return found
+
+    few, many = questions(2, 1), questions(200, 1000)
+    assert few == many
+    journal._db.set_trace_callback(None)
+
+
+def test_two_orders_of_one_number_are_refused_together(journal: Journal) -> None:
+    one, two = an_intent(), an_intent("BBB")
+    orders = [an_order(one, 7), an_order(two, 7)]
+    refused(journal, lambda: journal.commit_intents([one, two], orders), "used before")
+    assert journal.orders() == ()
+
+
 def test_ids_of_intents_are_what_the_journal_keys_on(journal: Journal) -> None:
     one = an_intent(decision="d9")
     assert one.id == intent_id(ACCOUNT, "d9", "AAA", Side.BUY, Purpose.ENTER)
