@@ -233,7 +233,10 @@ def deploy(cluster: Cluster, storage: Path, settings: Mapping[str, Any]) -> None
     config = filled(written, storage, SHARED / "begun", settings)
     path = cluster.operator.layout.home / "serve.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-    with cluster.dashboard() as address:
+    with cluster.dashboard() as address:  # what ran before must not answer for what comes
+        cluster.operator.attempt(
+            f"{BIN}/serve", "shutdown", "--yes", "--address", address, env=TOKEN
+        )
         cluster.operator.run(f"{BIN}/serve", "deploy", "--address", address,
                              str(Path.home() / "serve.yaml"), env=TOKEN)  # fmt: skip
     code = f"import urllib.request as r; r.urlopen('{URL}/readyz', timeout=5)"
