@@ -233,16 +233,23 @@ def deploy(cluster: Cluster, storage: Path, settings: Mapping[str, Any]) -> None
     config = filled(written, storage, SHARED / "begun", settings)
     path = cluster.operator.layout.home / "serve.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-    with cluster.dashboard() as address:  # what ran before must not answer for what comes
-        cluster.operator.attempt(
-            f"{BIN}/serve", "shutdown", "--yes", "--address", address, env=TOKEN
-        )
-        cluster.operator.run(f"{BIN}/serve", "deploy", "--address", address,
-                             str(Path.home() / "serve.yaml"), env=TOKEN)  # fmt: skip
+    with cluster.dashboard() as address:
+        at = ("--address", address)
+        cluster.operator.attempt(f"{BIN}/serve", "shutdown", "--yes", *at, env=TOKEN)
+        _await_readiness(cluster, False)  # what ran before must not answer for what comes
+        cluster.operator.run(f"{BIN}/serve", "deploy", *at, str(Path.home() / "serve.yaml"),
+                             env=TOKEN)  # fmt: skip
+    _await_readiness(cluster, True)
+
+
+def _await_readiness(cluster: Cluster, wanted: bool) -> None:
     code = f"import urllib.request as r; r.urlopen('{URL}/readyz', timeout=5)"
     until = time.monotonic() + READY_SECONDS
-    while cluster.head.attempt(f"{BIN}/python", "-c", code).returncode:
+    while (cluster.head.attempt(f"{BIN}/python", "-c", code).returncode == 0) != wanted:
         if time.monotonic() > until:
             said = cluster.head.attempt(f"{BIN}/serve", "status", env=TOKEN, seconds=60.0)
-            raise DpaError(f"the graph is not ready after {READY_SECONDS:g} s:\n{said.stdout}")
+            raise DpaError(
+                f"the graph is {'not ' if wanted else ''}ready after {READY_SECONDS:g} s:\n"
+                + said.stdout
+            )
         time.sleep(LOOK_SECONDS)
