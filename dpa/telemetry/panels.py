@@ -113,7 +113,16 @@ def per_second(metric: Metric, *tags: str, where: str = "") -> str:
 
 def total(metric: Metric, *tags: str, where: str = "", zero: bool = False) -> str:
     """Sum of a counter over processes; 0 where it never counted, when `zero`."""
-    return f"sum {by(tags)}({metric.exported}{where})" + (" or vector(0)" if zero else "")
+    counted = f"sum {by(tags)}({metric.exported}{where})"
+    return f"{counted} or on () {nothing(*tags)}" if zero else counted
+
+
+def nothing(*tags: str) -> str:
+    """0, as a series whose tags say that there is none."""
+    found = "vector(0)"
+    for tag in tags:
+        found = f'label_replace({found}, "{tag}", "none", "", "")'
+    return found
 
 
 def newest(metric: Metric, *tags: str, where: str = "") -> str:

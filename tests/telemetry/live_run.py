@@ -51,8 +51,8 @@ GRID = (
 )
 PREDICTORS = (
     f"--horizons=5m,30m --feature-list={FEATURES} --cluster=absent --families=ridge,gbdt "
-    "--sigma-minutes=390 --train-sessions=3 --test-sessions=2 --sessions-per-block=4 "
-    "--gbdt-trees=5 --gbdt-min-rows=50"
+    "--sigma-minutes=390 --train-sessions=3 --test-sessions=1 --sessions-per-block=4 "
+    "--gbdt-trees=40 --gbdt-min-rows=50"
 ).split()
 PAPER: dict[str, Any] = {
     "standardise": {"score_samples": 20},
@@ -162,6 +162,13 @@ class LiveRun:
     prometheus: Prometheus
     spans: dict[str, tuple[float, float]] = field(default_factory=dict)
 
+    def counted_since(self, begun: float) -> float:
+        """When something of dpa was counted first, at `begun` or later."""
+        (found,) = self.prometheus.series(
+            'count({__name__=~"ray_dpa_.*"})', begun, time.time(), 2.0
+        )
+        return float(found["values"][0][0])
+
     def span(self, name: str) -> tuple[float, float]:
         """Of a dashboard."""
         return self.spans[name]
@@ -247,7 +254,7 @@ def _research(folder: Path, live: LiveRun) -> None:
         *PREDICTORS,
     ]
     _run(folder, "predictors", predictors)
-    live.spans["research"] = begun, time.time()
+    live.spans["research"] = live.counted_since(begun), time.time()
     (folder / "day").write_text(str(days[TRADED_SESSION]))
 
 
@@ -271,4 +278,4 @@ def _trade(folder: Path, live: LiveRun, speed: float) -> None:
         "--fresh",
     ]
     _run(folder, "paper", command)
-    live.spans["serving"] = live.spans["trading"] = begun, time.time()
+    live.spans["serving"] = live.spans["trading"] = live.counted_since(begun), time.time()

@@ -15,6 +15,7 @@ from dpa.telemetry.panels import (
     Row,
     mean,
     newest,
+    nothing,
     per_second,
     quantile,
     total,
@@ -170,7 +171,7 @@ SERVING: Final = Board(
                     "HTTP requests answered with an error, by code.",
                     Query(
                         "sum by (error_code) (ray_serve_num_http_error_requests_total)"
-                        " or vector(0)",
+                        f" or on () {nothing('error_code')}",
                         "{{error_code}}",
                     ),
                     width=12,
