@@ -711,7 +711,11 @@ class TradingConfig(Section):
         10, ge=1, description="refusals by the broker in a row that halt trading"
     )
     unknown_seconds: float = Field(
-        10.0, gt=0, le=3600, description="without a word on an order until the broker is asked"
+        10.0,
+        gt=0,
+        le=3600,
+        description="without a word on an order until the broker is asked; as long between the two "
+        "complete answers without it after which it counts as never arrived",
     )
     messages_per_second: float = Field(
         45.0,
