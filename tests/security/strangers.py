@@ -160,12 +160,15 @@ def ask_ray_tls(address: str, nodes: Path, strangers: Path) -> list[Row]:
     ]  # fmt: skip
 
 
+URL = "dashboard "
+# A busy machine starts Ray's agents late.
+PATIENT = {"RAY_raylet_start_wait_time_s": "300", "RAY_agent_register_timeout_ms": "280000"}
 LOCAL = """
 import sys
 sys.path[:0] = [{tune!r}, {repository!r}]
 from _session import session
 with session(None, 1, True) as url:
-    print(url, flush=True)
+    print('dashboard', url, flush=True)
     sys.stdin.read()
 """
 
@@ -175,17 +178,24 @@ def ask_one_machine(home: Path) -> list[Row]:
     home.mkdir()
     repository = Path(__file__).resolve().parents[2]
     code = LOCAL.format(tune=str(repository / "tune"), repository=str(repository))
-    own = {"PATH": os.environ["PATH"], "HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0"}
+    own = {"PATH": os.environ["PATH"], "HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0", **PATIENT}
     with subprocess.Popen(
         [sys.executable, "-c", code],
         env=own,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
         text=True,
     ) as process:
         assert process.stdout is not None
-        url = process.stdout.readline().strip()
+        said = []
+        for line in process.stdout:
+            said.append(line.strip())
+            if line.startswith(URL):
+                break
+        else:
+            raise SystemExit("Ray does not start on one machine: " + " / ".join(said[-3:]))
+        url = said[-1].removeprefix(URL)
         token = home / ".ray" / "auth_token"
         right = token.read_text(encoding="ascii")
         ask = http_ask("GET", f"http://{url}/api/jobs/")

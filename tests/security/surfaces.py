@@ -22,7 +22,14 @@ from dpa.hosts.certificates import environment_of, make_certificates  # noqa: E4
 from dpa.hosts.cluster_file import read_cluster_file, start_flags  # noqa: E402
 from dpa.hosts.ports import port_of  # noqa: E402
 from dpa.hosts.token import ensure_token  # noqa: E402
-from tests.security.strangers import Row, ask_local_services, ask_one_machine, ask_ray, ask_ray_tls  # noqa: E402
+from tests.security.strangers import (  # noqa: E402
+    PATIENT,
+    Row,
+    ask_local_services,
+    ask_one_machine,
+    ask_ray,
+    ask_ray_tls,
+)
 
 ADDRESS = "10.99.0.1"
 INSIDE = "--inside"
@@ -59,15 +66,14 @@ def inside() -> int:
     old = token.read_text(encoding="ascii")
     token.unlink()
     ensure_token(token)
-    rows: list[Row] = []
+    rows: list[Row] = ask_one_machine(home / "alone")
     wrong: list[str] = []
-    with head(home, {}) as flags:
+    with head({}) as flags:
         wrong += ports(flags)
         rows += ask_ray(ADDRESS, token.read_text(encoding="ascii"), old)
-    rows += ask_one_machine(home / "alone")
     rows += ask_local_services(home)
     nodes = make_certificates(home / "tls", [ADDRESS])
-    with head(home, environment_of(nodes)):
+    with head(environment_of(nodes)):
         rows += ask_ray_tls(ADDRESS, nodes, make_certificates(home / "stranger", [ADDRESS]))
     print("\n| surface | no token | wrong token | old token | right token |")
     print("|---|---|---|---|---|")
@@ -97,24 +103,21 @@ def prepare() -> None:
 
 
 @contextmanager
-def head(home: Path, encryption: Mapping[str, str]) -> Iterator[list[str]]:
+def head(encryption: Mapping[str, str]) -> Iterator[list[str]]:
     """The head by the start command of the file, in this namespace; yields the command's words."""
     start = start_flags(read_cluster_file(REPOSITORY / "cluster-onprem.yaml").raw[
         "head_start_ray_commands"
     ])  # fmt: skip
     words = [word for word in start if not word.startswith("--autoscaling-config")]
     words[0] = RAY
-    config = home / "autoscaler.yaml"
-    config.write_text(AUTOSCALER, encoding="utf-8")
-    words += [f"--autoscaling-config={config}", f"--node-ip-address={ADDRESS}"]
+    words.append(f"--node-ip-address={ADDRESS}")
     words += ["--num-cpus=1", f"--object-store-memory={100 * 2**20}"]
     environ = {
         **os.environ,
         **encryption,
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_enable_autoscaler_v2": "0",
-        "RAY_raylet_start_wait_time_s": "120",
+        **PATIENT,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     done = subprocess.run(
@@ -130,15 +133,6 @@ def head(home: Path, encryption: Mapping[str, str]) -> Iterator[list[str]]:
         subprocess.run(
             [RAY, "stop", "--force"], env=environ, capture_output=True, timeout=120, check=False
         )
-
-
-AUTOSCALER = f"""cluster_name: security
-provider: {{type: local, head_ip: {ADDRESS}, worker_ips: []}}
-auth: {{ssh_user: nobody}}
-max_workers: 0
-head_node_type: local.cluster.node
-available_node_types: {{local.cluster.node: {{resources: {{CPU: 1}}, node_config: {{}}}}}}
-"""
 
 
 def ports(flags: list[str]) -> list[str]:
