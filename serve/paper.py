@@ -308,7 +308,7 @@ def gateway(plan: Plan, names: Sequence[str], first: str) -> Iterator[GatewayPro
         f"--symbols={','.join(names)}",
         f"--start={first}",
         f"--sessions={plan.arguments.sessions}",
-        f"--calendar={plan.settings.data.calendar}",
+        *_data_options(plan.settings.data),
         f"--half-spread-bps={plan.settings.costs.half_spread_bps}",
         f"--lines={3 * len(names)}",
         f"--cash={plan.arguments.cash}",
@@ -339,6 +339,14 @@ def gateway(plan: Plan, names: Sequence[str], first: str) -> Iterator[GatewayPro
         yield started
     finally:
         GatewayProcess(process, 0, 0, token_file).end()
+
+
+def _data_options(data: DataConfig) -> Iterator[str]:
+    """How the bars are read, as the settings say."""
+    for name in ("calendar", "stamps", "interval", "time_zone"):
+        value = getattr(data, name)
+        if value is not None:
+            yield f"--{name.replace('_', '-')}={value}"
 
 
 def _announced(process: "subprocess.Popen[str]", plan: Plan) -> tuple[int, int]:

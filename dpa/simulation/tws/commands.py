@@ -233,7 +233,11 @@ def _stop_on_end(stop: Callable[[], None]) -> None:
             stop()
 
     loop, source = asyncio.get_running_loop(), sys.stdin.fileno()
-    loop.add_reader(source, look)
+    try:
+        loop.add_reader(source, look)
+    except PermissionError as e:
+        what = "--end-with-input: standard input is no pipe and no terminal"
+        raise ConfigError(what, "leave it out, or start it from a program with a pipe") from e
 
 
 def _write_truth(venue: SimVenue, path: Path) -> None:

@@ -134,6 +134,25 @@ def test_it_ends_with_the_program_that_started_it_where_asked_to(tmp_path):
         assert not (tmp_path / "token").exists()
 
 
+def test_input_that_cannot_be_watched_is_refused(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "dpa.cli",
+        "sim",
+        "tws",
+        "--planted=3",
+        "--names=2",
+        "--port=0",
+    ]
+    done = subprocess.run(
+        [*command, "--end-with-input", f"--token-file={tmp_path / 'token'}"],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "no pipe" in done.stderr
+
+
 def test_a_process_steps_tells_the_truth_and_cleans_up(tmp_path):
     truth = tmp_path / "truth.json"
     words = ("--stepped", "--accounts", "DU1,DU2", "--cash", "5000", "--truth", str(truth))
