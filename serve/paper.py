@@ -471,13 +471,19 @@ def _follow(handle: Any, begun: str) -> dict[str, Any]:
     import ray
     from ray.exceptions import RayActorError
 
+    from serve.trader_link import find_trader
+
     shown = None
     told: set[tuple[str, str]] = set()
+    status: dict[str, Any] = {}
     while True:
         time.sleep(LOOK_SECONDS)
         try:
-            status: dict[str, Any] = ray.get(handle.status.remote(), timeout=60.0)
+            status = ray.get(handle.status.remote(), timeout=60.0)
         except RayActorError:
+            if find_trader() is None:
+                _say("the trader was stopped")
+                return {**status, "state": "stopped"}
             _say("the trader died and is started again")
             continue
         for alert in status["alerts"]:

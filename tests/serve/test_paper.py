@@ -18,9 +18,11 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import RayActorError
 
 from dpa.clock import SystemClock
 from dpa.config import Settings
@@ -63,6 +65,17 @@ def test_help_has_examples(capsys):
     said = capsys.readouterr().out
     assert "examples:" in said
     assert "--session-end" in said
+
+
+def test_a_trader_that_was_stopped_over_http_is_not_waited_for(capsys, monkeypatch):
+    def gone(*_: Any, **__: Any) -> Any:
+        raise RayActorError
+
+    monkeypatch.setattr("ray.get", gone)
+    monkeypatch.setattr("serve.trader_link.find_trader", lambda: None)
+    handle = SimpleNamespace(status=SimpleNamespace(remote=lambda: None))
+    assert paper._follow(handle, "2024-07-01T13:30:00+00:00")["state"] == "stopped"
+    assert capsys.readouterr().out == "the trader was stopped\n"
 
 
 def free_port() -> int:
