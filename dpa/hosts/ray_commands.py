@@ -74,13 +74,16 @@ def environment(
 ) -> dict[str, str]:
     """The environment of Ray's commands.
 
-    The token is asked for, no statistics are sent, and on machines of one's own the first
-    autoscaler is used: with the second no worker starts (Ray 2.50 to 2.60).
+    The token is asked for and given to no proxy, no statistics are sent, and on machines of one's
+    own the first autoscaler is used: with the second no worker starts (Ray 2.50 to 2.60).
     """
     wanted = {**environ, "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
     wanted["PATH"] = os.pathsep.join(
         [str(Path(sys.executable).parent), environ.get("PATH", os.defpath)]
     )
+    spared = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    if spared != "*":
+        wanted["no_proxy"] = wanted["NO_PROXY"] = ",".join(filter(None, [spared, "127.0.0.1"]))
     if cluster.is_local:
         wanted["RAY_UP_enable_autoscaler_v2"] = "0"
     if guard is not None:

@@ -168,6 +168,28 @@ def test_through_the_tunnel_the_head_answers_whoever_has_its_token(
         socket.create_connection(("127.0.0.1", port), 1.0)
 
 
+def test_a_proxy_of_the_operator_is_given_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str | None] = []
+
+    class Proxy(_Head):
+        def do_GET(self) -> None:
+            said.append(self.headers.get("Authorization"))
+            super().do_GET()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_address[1]}")
+    with pytest.raises(HostError, match="does not answer on the head"):
+        jobs.list_jobs(f"http://127.0.0.1:{free_port('127.0.0.1')}", TOKEN)
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    assert said == []
+
+
 def test_a_head_without_a_dashboard_is_said(place: Path, world: SshWorld) -> None:
     cluster, clock, nobody = read_cluster_file(place), SystemClock(), free_port("127.0.0.1")
     with (

@@ -71,6 +71,7 @@ def test_the_first_autoscaler_is_for_machines_of_ones_own_only() -> None:
         given = environment(cluster, None, {"PATH": "/bin"})
         assert given["RAY_AUTH_MODE"] == "token"
         assert given["RAY_USAGE_STATS_ENABLED"] == "0"
+        assert given["no_proxy"] == given["NO_PROXY"] == "127.0.0.1"  # the token is for nobody else
         assert (given.get("RAY_UP_enable_autoscaler_v2") == "0") == cluster.is_local
 
 
