@@ -221,4 +221,3 @@ def test_a_second_run_gives_the_gateway_what_the_journal_holds(tmp_path):
     assert Decimal(account["cash"]) == Decimal("1234.56")
     assert list(account["positions"]) == ["BRK.B"]
     assert (Decimal(kept["shares"]), Decimal(kept["average_cost"])) == (-7, Decimal("99.50"))
-    }
