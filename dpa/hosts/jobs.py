@@ -17,6 +17,7 @@ from dpa.hosts.ray_commands import end_group
 
 RUNNING: Final = frozenset({"PENDING", "RUNNING"})
 DONE: Final = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
+_LASTING: Final = {"trader": "the trader", "SERVE_CONTROLLER_ACTOR": "Serve"}  # by their actors
 _SECONDS: Final = 20.0
 # Never through a proxy, which would be given the token: the address is this end of a tunnel.
 _DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -97,6 +98,16 @@ def live_nodes(url: str, token: str) -> list[str]:
     said = _answer(request, None)
     nodes = said["data"]["result"]["result"]
     return [node["node_ip"] for node in nodes if node["state"] == "ALIVE"]
+
+
+def lasting_actors(url: str, token: str) -> list[str]:
+    """What lives on although the job that began it has ended: the trader, and what Serve serves."""
+    alive = "filter_keys=state&filter_predicates=%21%3D&filter_values=DEAD"
+    request = urllib.request.Request(f"{url}/api/v0/actors?limit=1000&detail=false&{alive}")
+    request.add_header("Authorization", f"Bearer {token}")
+    actors = _answer(request, None)["data"]["result"]["result"]
+    names = {actor["name"] for actor in actors}
+    return [words for name, words in _LASTING.items() if name in names]
 
 
 def _answer(request: urllib.request.Request, opener: Callable[..., Any] | None) -> Any:

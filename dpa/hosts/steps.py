@@ -20,7 +20,7 @@ from dpa.hosts.checks import (
     fingerprint_of,
 )
 from dpa.hosts.cluster_file import SOURCE, ClusterFile
-from dpa.hosts.jobs import list_jobs, live_nodes, running_jobs
+from dpa.hosts.jobs import lasting_actors, list_jobs, live_nodes, running_jobs
 from dpa.hosts.node import Node, ask_all
 from dpa.hosts.problem import HostError, Problem, ProblemFound
 from dpa.hosts.ray_commands import environment, run_with_log, write_private
@@ -88,7 +88,7 @@ class State:
     alive : list of str, optional
         Addresses that the head counts; none when it does not answer.
     jobs : list of str
-        Jobs that have not ended.
+        Jobs that have not ended, and what outlives its job: a trader, Serve.
     """
 
     nodes: dict[str, Node] = field(default_factory=dict)
@@ -126,7 +126,7 @@ def ask_head(site: Site, state: State) -> None:
         with tunnel(site.cluster, site.rendered, site.ssh, site.environ, site.clock) as url:
             token = read_token()
             state.alive = live_nodes(url, token)
-            state.jobs = running_jobs(list_jobs(url, token))
+            state.jobs = [*lasting_actors(url, token), *running_jobs(list_jobs(url, token))]
     except (HostError, ConfigError, ProblemFound) as e:
         problem = getattr(e, "problem", None)
         found = problem or Problem(site.cluster.head, "head", e.what, e.cure)

@@ -123,16 +123,19 @@ def test_what_is_missing_on_the_command_line_is_said(
 
 
 class _Head(BaseHTTPRequestHandler):
-    """The part of a dashboard that lists jobs, behind the token."""
+    """The part of a dashboard that lists jobs and actors, behind the token."""
 
     def do_GET(self) -> None:
         good = self.headers.get("Authorization") == f"Bearer {TOKEN}"
-        body = json.dumps(
-            [
-                {"submission_id": "late", "status": "RUNNING", "start_time": 2},
-                {"submission_id": "early", "status": "SUCCEEDED", "start_time": 1},
-            ]
-        ).encode()
+        said: Any = [
+            {"submission_id": "late", "status": "RUNNING", "start_time": 2},
+            {"submission_id": "early", "status": "SUCCEEDED", "start_time": 1},
+        ]
+        if self.path.startswith("/api/v0/actors?"):
+            assert "filter_predicates=%21%3D&filter_values=DEAD" in self.path
+            actors = [{"name": "trader", "state": "RESTARTING"}, {"name": "", "state": "ALIVE"}]
+            said = {"data": {"result": {"result": actors}}}
+        body = json.dumps(said).encode()
         self.send_response(200 if good else 401)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -161,6 +164,7 @@ def test_through_the_tunnel_the_head_answers_whoever_has_its_token(
         known = jobs.list_jobs(url, TOKEN)
         assert [jobs.job_name(job) for job in known] == ["early", "late"]
         assert jobs.running_jobs(known) == ["late"]
+        assert jobs.lasting_actors(url, TOKEN) == ["the trader"]  # its job ended when it began
         with pytest.raises(HostError, match="refuses this machine's token"):
             jobs.list_jobs(url, "old" + TOKEN)
         port = int(url.rpartition(":")[2])
