@@ -234,24 +234,33 @@ class TradingTools:
         """Halt trading, durably: nothing but cancels is sent until a person resumes it.
 
         Writes the switch that every trader reads before each order; a trader that runs cancels
-        what works. Nothing here can resume: a person does, with 'dpa trade resume'.
+        what works. Where no storage is named, every one is halted in which something was traded.
+        Nothing here can resume: a person does, with 'dpa trade resume'.
         """
         words = "".join(c if c.isprintable() else " " for c in reason).strip()
         if not words:
             raise UserError("a halt without a reason", "say why")
-        places = self._places(storage)
-        places.make()
-        state = Switch(places.switch, SystemClock()).halt(CALLER, words[:LONGEST_REASON])
-        running = Lease.is_locked(places.lease)
+        names = [storage] if storage is not None else self._traded
+        places = [self._places(name) for name in names]
+        for place in places:
+            place.make()
+            state = Switch(place.switch, SystemClock()).halt(CALLER, words[:LONGEST_REASON])
         return {
             "level": state.level.name,
             "by": state.by,
             "why": state.why,
             "since": state.since.isoformat() if state.since else None,
-            "trader_runs_here": running,
+            "storages": names,
+            "trader_runs_here": any(Lease.is_locked(place.lease) for place in places),
             "next": "look with risk_state and orders; to cancel at the broker without a trader: "
             "'dpa kill'; only a person resumes: 'dpa trade resume --by NAME'",
         }
+
+    @property
+    def _traded(self) -> list[str]:
+        """Storages in which something was traded; else the first."""
+        names = self._roots.names
+        return [name for name in names if self._places(name).folder.is_dir()] or names[:1]
 
 
 def _shown(decision: dict[str, Any], offset: int, limit: int) -> Answer:

@@ -316,6 +316,13 @@ async def halting(asked: Asked, places: Places) -> None:
     assert (state.level, state.by, state.why) == (Level.HALTED, "mcp", "prices look wrong to me")
     assert json.loads(path.read_text())["level"] == "HALTED"
     assert (await asked.ask("risk_state"))["level_why"] == "prices look wrong to me"
+    assert halted["storages"] == [str(places.first)]
+    elsewhere = places.second / "trading"
+    assert not elsewhere.exists()  # where nothing was traded nothing is left
+    elsewhere.mkdir()
+    halted = await asked.ask("halt_trading", reason="all of it")  # no trader of another goes on
+    assert halted["storages"] == [str(places.first), str(places.second)]
+    assert Switch(elsewhere / "switch.json", SystemClock()).level is Level.HALTED
     for name in ("resume_trading", "resume", "promote", "place_order"):
         assert "nknown tool" in await asked.refused(name)
     assert Switch(path, SystemClock()).level is Level.HALTED
