@@ -63,7 +63,7 @@ class CashWatch:
         self._journal, self._publish, self._pause = journal, publish, pause
         self._share = Decimal(str(share))
 
-    def look(self, told: Account, now: datetime, works: bool) -> None:
+    def look(self, told: Account, now: datetime, works: bool, adds: bool = True) -> None:
         """Compare, where both sides speak of the same moment.
 
         Parameters
@@ -73,6 +73,9 @@ class CashWatch:
         now : datetime
         works : bool
             Whether an order of ours may fill.
+        adds : bool
+            Whether risk may be added. While not, nothing pauses, and nobody has seen what would:
+            a large difference pauses once it may again.
         """
         ledger = self._journal.ledger(told.name)
         if told.cash is None or works or (ledger.newest and now - ledger.newest < DELAY):
@@ -82,18 +85,18 @@ class CashWatch:
             difference = _ZERO
         kept = self._journal.value(f"{NAME}:{told.name}") or {}
         before, paused = Decimal(kept.get("usd", "0")), Decimal(kept.get("paused", "0"))
-        if abs(difference - before) <= (slack if difference else _ZERO):
+        limit = _ZERO if told.nav is None else self._share * abs(told.nav)
+        large = adds and difference and abs(difference - paused) > max(limit, slack)
+        if abs(difference - before) <= (slack if difference else _ZERO) and not large:
             return
-        limit = None if told.nav is None else self._share * abs(told.nav)
-        large = limit is None or abs(difference - paused) > limit
+        if large:
+            self._pause(f"cash: {difference_words(difference)}: too much to add risk on")
         facts = {"usd": str(difference), "paused": str(difference if large else paused)}
         facts |= {"ledger": str(ledger.cash), "broker": str(told.cash), "at": now.isoformat()}
         with self._journal.transaction():
             self._journal.set_value(f"{NAME}:{told.name}", facts if difference else {})
             self._journal.note(NAME, facts)
         self._say(now, difference, told.cash, ledger.cash)
-        if difference and large:
-            self._pause(f"cash: {difference_words(difference)}: too much to add risk on")
 
     def _say(self, now: datetime, difference: Money, theirs: Money, ours: Money) -> None:
         if not difference:

@@ -324,7 +324,8 @@ class Settling:
                 self._begin_books(snapshot)
         if found.clean and self._journal.baseline(self._broker.account) is not None:
             works = any(order.state.may_fill for order in self._live)
-            self._cash.look(snapshot.account, self._clock.now(), works)
+            adds = self._switch.level is Level.RUNNING
+            self._cash.look(snapshot.account, self._clock.now(), works, adds)
         await self._judge(found)
         self._resume_planned()
 

@@ -77,6 +77,21 @@ def test_a_large_one_adds_no_more_risk_until_a_person_says_so(tmp_path: Path, bo
     made.close()
 
 
+def test_a_pause_by_a_person_hides_no_large_difference(tmp_path: Path) -> None:
+    """Who resumes from a pause of his own may not have seen it: it pauses then, once."""
+    made, broker = begun(tmp_path)
+    made.switch.pause("Bob", "lunch")
+    broker.booked = Decimal(-300_000)
+    look(made)
+    assert told(made) == [("cash-difference", "WARNING")]
+    made.switch.resume("Bob", "lunch is over", made.switch.read())
+    assert look(made) is Level.PAUSED
+    assert ("paused", "CRITICAL") in told(made)
+    made.switch.resume("Ada", "seen: a withdrawal", made.switch.read())
+    assert look(made) is Level.RUNNING
+    made.close()
+
+
 def test_adopting_takes_the_cash_over(tmp_path: Path) -> None:
     made, broker = begun(tmp_path)
     broker.booked = Decimal(250)
