@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,9 +233,10 @@ def write_guard(folder: Path, known_hosts: Path) -> Path:
         "-o",
         "BatchMode=yes",
     ]
-    script = folder / "ssh"
-    script.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n', encoding="utf-8")
-    script.chmod(0o700)
+    draft = folder / f".ssh.{os.getpid()}.{threading.get_ident()}"
+    draft.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n', encoding="utf-8")
+    draft.chmod(0o700)
+    draft.replace(folder / "ssh")  # whole at any moment: Ray may be calling the one before
     return folder
 
 

@@ -106,3 +106,13 @@ def test_the_guard_makes_calls_that_switch_host_keys_off_check_them(
         )
         codes[name] = done.returncode
     assert codes == {"good": 0, "bad": 255}
+
+
+def test_the_guard_is_whole_while_another_command_writes_it(tmp_path: Path) -> None:
+    """A script that is cut short does nothing, and says that it succeeded."""
+    guard = write_guard(tmp_path / "bin", tmp_path / "known_hosts")
+    with (guard / "ssh").open(encoding="utf-8") as called:
+        write_guard(guard, tmp_path / "others")
+        assert str(tmp_path / "known_hosts") in called.read(), "it was changed under its reader"
+    assert str(tmp_path / "others") in (guard / "ssh").read_text(encoding="utf-8")
+    assert [path.name for path in guard.iterdir()] == ["ssh"]
