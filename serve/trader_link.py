@@ -49,14 +49,15 @@ class TraderLink:
         self, name: str, by: str, why: str, seen: str | None = None
     ) -> Mapping[str, Any]:
         """See :class:`dpa.serving.types.Trader`."""
+        halted = False
         if name == "kill":  # the file first: it holds whoever lives or comes
             try:
-                await asyncio.to_thread(self._halt, by, why)
+                halted = await asyncio.to_thread(self._halt, by, why)
             except (DpaError, OSError) as e:  # the trader is told all the same
                 log.critical("the switch cannot be halted: %s", e)
                 if await asyncio.to_thread(find_trader) is None:
                     raise
-        handle = await self._handle(killed=name == "kill")
+        handle = await self._handle(name == "kill", halted)
         if name == "stop":
             found: Mapping[str, Any] = await self._asked(handle.stop.remote())
             ray.kill(handle, no_restart=True)
@@ -64,13 +65,19 @@ class TraderLink:
         asked: Mapping[str, Any] = await self._asked(handle.command.remote(name, by, why, seen))
         return asked
 
-    def _halt(self, by: str, why: str) -> None:
-        if self._places.folder.is_dir():
-            Switch(self._places.switch, SystemClock()).halt(by, why)
+    def _halt(self, by: str, why: str) -> bool:
+        """Halt what was ever traded in the storage; whether anything was."""
+        if not self._places.folder.is_dir():
+            return False
+        Switch(self._places.switch, SystemClock()).halt(by, why)
+        return True
 
-    async def _handle(self, killed: bool = False) -> Any:
+    async def _handle(self, killed: bool = False, halted: bool = False) -> Any:
         handle = await asyncio.to_thread(find_trader)
         if handle is None:
+            if killed and not halted:
+                none = f", and nothing was ever traded in {self._places.storage}: nothing is halted"
+                raise no_trader(none, "'dpa kill --storage PATH' with the storage of the trader")
             if killed:
                 done = "; trading is halted all the same"
                 raise no_trader(done, "cancel at the broker with 'dpa kill'")

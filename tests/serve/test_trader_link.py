@@ -9,6 +9,7 @@ import pytest
 
 import serve.trader_link as module
 from dpa.errors import HaltError
+from dpa.serving.types import RequestError
 from dpa.trading import switch
 from dpa.trading.places import Places
 from serve.trader_link import TraderLink
@@ -40,3 +41,18 @@ def test_a_kill_reaches_the_trader_though_the_switch_cannot_be_written(
     other.make()
     with pytest.raises(HaltError, match="No space left"):
         asyncio.run(TraderLink(other).command("kill", "Ada", "panic"))
+
+
+def test_a_kill_where_nothing_was_ever_traded_does_not_say_that_trading_is_halted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trader that was meant has another storage, and goes on."""
+    monkeypatch.setattr(module, "find_trader", lambda: None)
+    places = Places(tmp_path)
+    with pytest.raises(RequestError, match="nothing is halted"):
+        asyncio.run(TraderLink(places).command("kill", "Ada", "panic"))
+    assert not places.switch.exists()
+    places.make()
+    with pytest.raises(RequestError, match="halted all the same"):
+        asyncio.run(TraderLink(places).command("kill", "Ada", "panic"))
+    assert places.switch.exists()
