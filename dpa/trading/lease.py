@@ -7,9 +7,10 @@ import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 from dpa.clock import Clock
-from dpa.errors import HaltError
+from dpa.errors import HaltError, TransientError
 from dpa.trading.journal import Journal
 
 _MOST_BYTES = 4096
@@ -45,6 +46,8 @@ class Lease:
     A holder that died on this machine is followed at once: the operating system drops its lock.
     One that lives but was silent for `seconds` loses its place: the token in the journal is
     raised, and from then on its journal refuses it every write, and so everything it would send.
+    One on another machine, where a disk is shared, is waited for until it has been silent for so
+    long, and refused to be followed as soon as it is heard of again.
 
     Parameters
     ----------
@@ -61,6 +64,7 @@ class Lease:
         self._seconds = seconds
         self._handle: int | None = None
         self._mine: Holder | None = None
+        self._elsewhere: Holder | None = None  # another machine's, as first seen
         self._written_at = 0.0
 
     def take(self, journal: Journal, name: str) -> int:
@@ -70,6 +74,8 @@ class Lease:
         ------
         HaltError
             Another holder is alive; says who, where and since when.
+        TransientError
+            Another machine's may be alive: it was heard of lately, but not since the first look.
         """
         if self._mine is not None:
             raise HaltError(f"{self.path}: held already by this very process")
@@ -162,15 +168,26 @@ class Lease:
     def _refuse_alive(self) -> None:
         there = Lease.holder(self.path)
         if there is None or not self._silent(there):
+            if there is not None and there.host != socket.gethostname():
+                self._doubt(there)
             said = there or "a process that wrote no name yet"
             raise HaltError(f"{self.path}: another trader is running, {said}", _CURE)
 
     def _refuse_elsewhere(self, handle: int) -> None:
         """The lock of another machine is not seen here; its file is, where a disk is shared."""
         there = Lease.holder(self.path)
-        if there and there.host != socket.gethostname() and not self._silent(there):
-            os.close(handle)
+        if there is None or there.host == socket.gethostname() or self._silent(there):
+            self._elsewhere = None
+            return
+        os.close(handle)
+        self._doubt(there)
+
+    def _doubt(self, there: Holder) -> NoReturn:
+        """Refuse for now, and for good once a holder elsewhere was heard of again."""
+        first, self._elsewhere = self._elsewhere, there
+        if first is not None and (first.token, first.renewed_at) != (there.token, there.renewed_at):
             raise HaltError(f"{self.path}: another trader is running, {there}", _CURE)
+        raise TransientError(f"{self.path}: another trader may be running, {there}", _CURE)
 
     def _silent(self, holder: Holder) -> bool:
         return (self._clock.now() - holder.renewed_at).total_seconds() > self._seconds

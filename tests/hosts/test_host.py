@@ -38,10 +38,10 @@ def test_folders_are_opened_before_they_are_hidden() -> None:
     assert max(used) <= hiding
 
 
-@pytest.mark.parametrize("repository", ["/opt/dpa", "/root/dpa", "/tmp/dpa"])
+@pytest.mark.parametrize("repository", ["/opt/dpa", f"{HOME}/dpa", "/tmp/dpa"])
 def test_at_the_place_of_the_checkout_is_what_was_shipped(repository: str) -> None:
     lines = boot_script(layout(repository), "worker1", HOME, False).splitlines()
-    at = lines.index(f"mkdir -p {repository} && mount --rbind /root/dpa-source {repository}")
+    at = lines.index(f"mkdir -p {repository} && mount --rbind {HOME}/dpa-source {repository}")
     hiding = [i for i, line in enumerate(lines) if line.endswith((" /tmp", " /root"))]
     assert max(i for i in hiding if lines[i].startswith("mount")) < at
 

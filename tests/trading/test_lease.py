@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dpa.clock import FixedClock
-from dpa.errors import HaltError
+from dpa.errors import HaltError, TransientError
 from dpa.trading.journal import Journal
 from dpa.trading.lease import Lease
 from tests.trading.bookkeeping import a_clock, an_intent, an_order
@@ -128,7 +128,14 @@ def test_a_holder_on_another_machine_keeps_a_shared_file_while_it_speaks(
     lease.release()
     said = Lease.holder(path)
     assert said is not None
-    path.write_text(path.read_text().replace(said.host, "elsewhere.example"))
+    far = path.read_text().replace(said.host, "elsewhere.example")
+    path.write_text(far)
+    for _ in range(2):
+        with pytest.raises(TransientError, match="elsewhere"):
+            lease.take(journal, "near")
+        clock.advance(5)
+    renewed = said.renewed_at.isoformat()
+    path.write_text(far.replace(renewed, clock.now().isoformat()))
     with pytest.raises(HaltError, match="elsewhere"):
         lease.take(journal, "near")
     clock.advance(16)
