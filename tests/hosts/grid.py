@@ -19,13 +19,14 @@ from tests.hosts.host import SHARED, SOURCE
 from tests.hosts.machines import REPOSITORY
 
 POINTS = ("--window=10,12", "--n-clusters=2,3", "--similarity-threshold=0.3")
-SIZES = ("--train-bars=40", "--test-bars=20", "--epochs=16")
+SIZES = ("--train-bars=40", "--test-bars=20", "--epochs=32")
 N_TRIALS, N_BARS = 4, 230
 BYTES_THAT_COUNT = ("returns.parquet", "weights.parquet", "clusters.parquet",
                     "checkpoint/model.safetensors")  # fmt: skip
 MEASURED = ("seconds", "peak_memory_mb")  # columns of the tables that no run repeats
 RUN_SECONDS, LOOK_SECONDS = 1200.0, 0.05
 LOST_AT_MOST = 2  # folds
+SAVED_AT_MOST = 6  # of 9: a trial that is further may end before the kill
 Say = Callable[[str], None]
 
 
@@ -125,7 +126,8 @@ def reports(run: Path) -> dict[str, list[dict[str, Any]]]:
     """What each trial reported to Tune, a line a fold, in the order of time."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(run.glob("tune/*/*/result.json")):
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        whole = path.read_text(encoding="utf-8").rpartition("\n")[0]  # the last may be half written
+        lines = [json.loads(line) for line in whole.splitlines()]
         found.setdefault(path.parent.name, []).extend(lines)
     return found
 
@@ -263,16 +265,17 @@ class GridScenario:
         self._come_back(victim)
 
     def _victim(self, storage: str, job: Any) -> tuple[str, Path]:
-        """A worker in the middle of a trial that has saved three folds, and the run."""
+        """A worker in the middle of a trial that has saved folds, and the run."""
         until = time.monotonic() + RUN_SECONDS
         while time.monotonic() < until and job.poll() is None:
             folder = run_folder(self.cluster.outside(storage))
-            saved = {} if folder is None else saved_folds(folder)
             if folder is not None:
-                busy = [name for name in self.machines.names[1:]
-                        if self.machines.hosts[name].runs("ray::Rolling")]  # fmt: skip
-                if busy and any(n >= 3 for n in saved.values()):
-                    return busy[0], folder
+                saved, told = saved_folds(folder), reports(folder)
+                at = {lines[-1]["node_ip"] for trial, lines in told.items()
+                      if lines and 2 <= saved.get(trial, 0) < SAVED_AT_MOST}  # fmt: skip
+                for name in self.machines.names[1:]:
+                    if str(self.machines.plan.of(name)) in at:
+                        return name, folder
             time.sleep(LOOK_SECONDS)
         raise DpaError("no worker was in the middle of a trial", "see killed.log")
 
