@@ -22,6 +22,7 @@ LEAST_FEE, FEE_SHARE = (
     Decimal(1),
     Decimal("0.01"),
 )  # of a fill; no broker takes more than the larger
+FEE_DELAY = timedelta(days=1)  # TWS tells fees of the day's fills only: an older one never comes
 DELAY = timedelta(minutes=4)  # TWS tells cash as it was up to three minutes ago
 _ZERO = Decimal(0)
 
@@ -31,12 +32,11 @@ def cash_difference(journal: JournalReader, account: str) -> Money:
     return Decimal((journal.value(f"{NAME}:{account}") or {}).get("usd", "0"))
 
 
-def may_differ(ledger: Ledger) -> Money:
-    """By how much the two may differ though nothing is wrong, USD: a cent, and fees not told."""
-    unpaid = [fill.execution for fill in ledger.fills if fill.fee is None]
-    settled = len(ledger.fees_pending) - len(unpaid)  # of fills that only count in the sums
-    fees = (max(LEAST_FEE, FEE_SHARE * e.shares * e.price) for e in unpaid)
-    return CENT + sum(fees, _ZERO) + LEAST_FEE * max(settled, 0)
+def may_differ(ledger: Ledger, now: datetime) -> Money:
+    """By how much the two may differ though nothing is wrong, USD: a cent, and fees to come."""
+    pending = [fill.execution for fill in ledger.fills if fill.fee is None]
+    awaited = [e for e in pending if now - e.time < FEE_DELAY]
+    return CENT + sum((max(LEAST_FEE, FEE_SHARE * e.shares * e.price) for e in awaited), _ZERO)
 
 
 class CashWatch:
@@ -80,7 +80,7 @@ class CashWatch:
         ledger = self._journal.ledger(told.name)
         if told.cash is None or works or (ledger.newest and now - ledger.newest < DELAY):
             return
-        difference, slack = told.cash - ledger.cash, may_differ(ledger)
+        difference, slack = told.cash - ledger.cash, may_differ(ledger, now)
         if abs(difference) <= slack:
             difference = _ZERO
         kept = self._journal.value(f"{NAME}:{told.name}") or {}

@@ -152,13 +152,21 @@ class Books:
 def test_a_fee_that_was_not_told_is_no_difference_up_to_what_a_fee_can_be(tmp_path: Path) -> None:
     books = Books(tmp_path)
     bought = books.fill.side.sign * 100_000
-    assert may_differ(books.journal.ledger(ACCOUNT)) == Decimal("1000.01")
+    assert may_differ(books.journal.ledger(ACCOUNT), NOON + DELAY) == Decimal("1000.01")
     assert books.look(str(1_000_000 - bought - 999)) == 0
     assert books.look(str(1_000_000 - bought - 1100)) == -1100
     assert [alert.severity for alert in books.told] == [Severity.WARNING]
     books.journal.charged(Commission(books.fill.exec_id, Decimal("1100")))
     assert books.look(str(1_000_000 - bought - 1100)) == 0
     assert books.told[-1].severity is Severity.INFO
+    books.journal.close()
+
+
+def test_a_fee_that_never_came_excuses_nothing_after_a_day(tmp_path: Path) -> None:
+    books = Books(tmp_path)
+    cash = str(1_000_000 - books.fill.side.sign * 100_000 - 900)
+    assert books.look(cash) == 0
+    assert books.look(cash, later=timedelta(days=1)) == -900
     books.journal.close()
 
 

@@ -23,6 +23,7 @@ from dpa.trading.ibkr.ticks import PieceStream, QuoteStream
 from dpa.trading.types import Quote
 
 SILENCE = timedelta(seconds=30)  # without any tick, then everything is subscribed anew
+LIVELY = timedelta(minutes=10)  # without a silence, then the next one is the first again
 LONGEST_SILENCE = timedelta(minutes=8)  # each one that follows is waited for twice as long
 HALF_TOLD = timedelta(seconds=5)  # after a farm is well: then who lacks a side is asked for anew
 RETRY = timedelta(seconds=60)  # until a refused symbol is tried again
@@ -95,6 +96,7 @@ class IbkrFeed(Listener):
         self._newest: datetime | None = None
         self._quiet_since: datetime | None = None
         self._patience = SILENCE  # grows with each silence, so that quotes may be few
+        self._lively_since: datetime | None = None
         self._quote_work: asyncio.Task[None] | None = None
         self._bar_work: asyncio.Task[None] | None = None
         self._dark = False  # TWS has no quotes for us
@@ -366,6 +368,7 @@ class IbkrFeed(Listener):
         """Mend what went silent, or was refused a while ago."""
         if not self._client.ready or not self._symbols:
             return
+        self._watch_liveliness(now)
         newest = max(filter(None, (self.newest_tick_at, self._quiet_since)), default=None)
         if self._quotes and newest is not None and now - newest > self._patience:
             if self._in_session(now):
@@ -375,6 +378,13 @@ class IbkrFeed(Listener):
         if overdue:
             self._again(overdue)
         self._ask_both_sides(now)
+
+    def _watch_liveliness(self, now: datetime) -> None:
+        """Quotes that have come without a silence for a while: the next one is met at once."""
+        moves = self.newest_tick_at is not None and now - self.newest_tick_at <= SILENCE
+        self._lively_since = (self._lively_since or now) if moves else None
+        if self._lively_since is not None and now - self._lively_since >= LIVELY:
+            self._patience = SILENCE
 
     def _end_silence(self, now: datetime, newest: datetime) -> None:
         """Subscribe everything anew; what that brings is no sign that quotes move again."""

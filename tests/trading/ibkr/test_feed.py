@@ -325,6 +325,22 @@ def test_silence_is_ended_by_subscribing_anew() -> None:  # fault 11
     run(scenario)
 
 
+def test_a_silence_after_lively_minutes_is_met_as_the_first_was() -> None:
+    async def scenario() -> None:
+        said: list[str] = []
+        async with following(alert=said.append) as (r, feed):
+            for _ in range(2):
+                r.venue.outlet.mischief.dark = True
+                await go_on(r, feed, feed_module.SILENCE.total_seconds() + 10)
+                r.venue.outlet.mischief.dark = False
+                for _ in range(66):
+                    await go_on(r, feed, 10)
+                assert feed._patience == feed_module.SILENCE
+            assert len(said) == 2
+
+    run(scenario)
+
+
 def test_quotes_that_are_few_are_told_once_and_subscribed_ever_less_often() -> None:
     async def scenario() -> None:
         said: list[str] = []
