@@ -4,7 +4,8 @@ import fcntl
 import json
 import os
 import socket
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
@@ -27,6 +28,8 @@ class Holder:
     pid, token : int
     renewed_at : datetime
         UTC.
+    released : bool
+        It gave the lease up itself.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Holder:
     pid: int
     token: int
     renewed_at: datetime
+    released: bool = False
 
     def __str__(self) -> str:
         at = f"{self.renewed_at:%Y-%m-%d %H:%M:%S} UTC"
@@ -111,10 +115,14 @@ class Lease:
         self._mine, self._written_at = mine, self._clock.elapsed()
 
     def release(self) -> None:
-        """Give it up; nothing happens where it was lost."""
-        handle, self._handle, self._mine = self._handle, None, None
+        """Give it up, so that another machine need not wait; nothing happens where it was lost."""
+        handle, mine = self._handle, self._mine
         if handle is not None:
+            if mine is not None and self.held:
+                with suppress(OSError):  # others wait then until it is silent
+                    self._write(handle, replace(mine, released=True))
             os.close(handle)
+        self._handle, self._mine = None, None
 
     @property
     def held(self) -> bool:
@@ -132,7 +140,10 @@ class Lease:
         try:
             said = json.loads(path.read_bytes()[:_MOST_BYTES])
             renewed_at = datetime.fromisoformat(said["renewed_at"])
-            return Holder(said["name"], said["host"], said["pid"], said["token"], renewed_at)
+            released = bool(said.get("released", False))
+            return Holder(
+                said["name"], said["host"], said["pid"], said["token"], renewed_at, released
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -190,7 +201,8 @@ class Lease:
         raise TransientError(f"{self.path}: another trader may be running, {there}", _CURE)
 
     def _silent(self, holder: Holder) -> bool:
-        return (self._clock.now() - holder.renewed_at).total_seconds() > self._seconds
+        silence = (self._clock.now() - holder.renewed_at).total_seconds()
+        return holder.released or silence > self._seconds
 
     @staticmethod
     def _write(handle: int, holder: Holder) -> None:
@@ -200,6 +212,7 @@ class Lease:
             "pid": holder.pid,
             "token": holder.token,
             "renewed_at": holder.renewed_at.isoformat(),
+            "released": holder.released,
         }
         text = json.dumps(words).encode()
         os.pwrite(handle, text.ljust(os.fstat(handle).st_size), 0)  # in place: locks are of files

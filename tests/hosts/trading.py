@@ -129,8 +129,8 @@ class TradingScenario:
     def _started_on_a_worker(self) -> str:
         """Start the trader, again until Ray puts it on a worker; that worker."""
         for _ in range(TRIES):
-            status = self._step("start", self.machines.hosts[self.machines.names[1]])
-            where = host_of(status)
+            self._step("start", self.machines.hosts[self.machines.names[1]])
+            where = host_of(self._until(lambda s: s["state"] == "trading", "the trader"))
             if where in self.machines.names[1:]:
                 return where
             self.say(f"trading: the trader is on {where or 'no host'}; started again")

@@ -125,10 +125,10 @@ def test_a_holder_on_another_machine_keeps_a_shared_file_while_it_speaks(
     path = tmp_path / "lease"
     lease = Lease(path, clock, 15)
     lease.take(journal, "far")
-    lease.release()
     said = Lease.holder(path)
     assert said is not None
     far = path.read_text().replace(said.host, "elsewhere.example")
+    lease.release()
     path.write_text(far)
     for _ in range(2):
         with pytest.raises(TransientError, match="elsewhere"):
@@ -139,6 +139,21 @@ def test_a_holder_on_another_machine_keeps_a_shared_file_while_it_speaks(
     with pytest.raises(HaltError, match="elsewhere"):
         lease.take(journal, "near")
     clock.advance(16)
+    assert lease.take(journal, "near") == 2
+    lease.release()
+
+
+def test_a_holder_on_another_machine_that_gave_it_up_is_followed_at_once(
+    tmp_path: Path, clock: FixedClock, journal: Journal
+) -> None:
+    path = tmp_path / "lease"
+    lease = Lease(path, clock, 15)
+    lease.take(journal, "far")
+    lease.release()
+    said = Lease.holder(path)
+    assert said is not None
+    assert said.released
+    path.write_text(path.read_text().replace(said.host, "elsewhere.example"))
     assert lease.take(journal, "near") == 2
     lease.release()
 
