@@ -141,6 +141,9 @@ def judge_python(words: list[str], page: Path, parsers: Parsers) -> None:
     folder, _, name = script.rpartition("/")
     if folder.endswith("tune") and name in parsers:
         parsers[name].parse_args(words[2:])
+    elif script in ("serve/run.py", "serve/paper.py"):
+        program = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+        program.build_parser().parse_args(words[2:])
     elif script.startswith("tests/benchmarks/"):
         source = (REPOSITORY / script).read_text(encoding="utf-8")
         for flag in (word for word in words[2:] if word.startswith("--")):
