@@ -99,7 +99,7 @@ def imported_packages(path: Path) -> set[str]:
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert "make test" in read("README.md")
-    assert read(".ci/run").rstrip().endswith("\nmake test\nmake test-long")
+    assert read(".ci/run").rstrip().endswith("\nmake test")
     assert os.access(REPOSITORY / ".ci" / "run", os.X_OK)
 
 
