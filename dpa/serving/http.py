@@ -684,7 +684,7 @@ def make_app(
         tags=["decisions"],
         summary="The newest decision",
         responses={
-            **_answer(DecisionAnswer, 404, 422, 503),
+            **_answer(DecisionAnswer, 401, 404, 422, 503),
             304: {"description": "it is the one named in If-None-Match"},
         },
         **readable,
@@ -716,7 +716,7 @@ def make_app(
         "/v1/bundle",
         tags=["service"],
         summary="The bundle in use",
-        responses=_answer(BundleAnswer, 422, 503),
+        responses=_answer(BundleAnswer, 401, 422, 503),
         **readable,
     )
     async def bundle() -> Response:
@@ -810,7 +810,7 @@ def _add_trading(
         tags=["trading"],
         summary="What the trader is about",
         responses={
-            **_answer(TradingAnswer, 422, 503),
+            **_answer(TradingAnswer, 401, 422, 503),
             204: {"description": "no trader runs, and `quiet` was given"},
         },
         **readable,
@@ -830,7 +830,7 @@ def _add_trading(
         "/v1/trading/orders",
         tags=["trading"],
         summary="Orders that may still be filled",
-        responses=_answer(OrdersAnswer, 422, 503),
+        responses=_answer(OrdersAnswer, 401, 422, 503),
         **readable,
     )
     async def orders() -> Response:

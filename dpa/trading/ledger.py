@@ -396,7 +396,8 @@ def _paid(execution: Execution) -> Money:
 
 
 def _rounded(money: Money) -> Money:
-    return money.quantize(_QUANTUM)
+    rounded = money.quantize(_QUANTUM)
+    return money if money == rounded else rounded
 
 
 def _key(execution: Execution) -> _Key:
